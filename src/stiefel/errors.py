@@ -1,0 +1,48 @@
+"""Every error stiefel raises by name: it states the value, the rule it breaks and what to do.
+
+All derive from `StiefelError`, which is a `ValueError`, so that code written for
+`torch.optim` (which raises `ValueError` for bad arguments) keeps working.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "GradientError",
+    "HyperparameterError",
+    "ParameterError",
+    "RecipeError",
+    "RoleError",
+    "StiefelError",
+    "ViewError",
+]
+
+
+class StiefelError(ValueError):
+    """Base of every named error of the package."""
+
+
+class HyperparameterError(StiefelError):
+    """A number outside its range: a negative learning rate, a NaN momentum."""
+
+
+class ParameterError(StiefelError):
+    """A parameter that cannot be stepped: 1-D under a matrix recipe, sharded, complex."""
+
+
+class GradientError(StiefelError, RuntimeError):
+    """A gradient that cannot be used: sparse or complex (torch raises `RuntimeError` for these)."""
+
+
+class RecipeError(StiefelError):
+    """An unknown recipe, an unknown named rule, or pieces that do not fit their slots."""
+
+
+class RoleError(StiefelError):
+    """An unknown role in a mapping from roles to recipes."""
+
+
+class ViewError(StiefelError):
+    """A matrix view that does not fit the shape of its tensor."""
+
+
+class CheckpointError(StiefelError):
+    """A state dict that belongs to another model, another recipe, or is damaged."""

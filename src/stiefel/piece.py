@@ -1,0 +1,178 @@
+"""The contract of a piece: a map of a stack of matrices, with its own named state.
+
+A piece fills one slot of a `Recipe`. It is a frozen dataclass whose fields are data, and it maps a
+stack `[b, m, n]` of gradients (or of what the previous slot made of them) to a stack of the same
+shape. It knows nothing of parameters, process groups, compilation or checkpoints.
+
+Three things make a piece:
+
+* ``scope``: `ENTRY` when every output entry depends on the same entry of the inputs only (then
+  tensors of any shape may be laid end to end, and shards suffice); `MATRIX` when it needs whole
+  matrices.
+* ``init(like)``: its state for a stack shaped like ``like``, every tensor with the leading
+  dimension ``b``.
+* ``__call__(x, state, now)``: the mathematics. It may update ``state`` in place; it never writes
+  to ``x``.
+
+Numbers that a user may want to schedule are not fields but `Live` numbers: the piece names them,
+the engine reads their present value from the param group at each step, and the piece asks for it
+with ``now(self.beta)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from stiefel.errors import HyperparameterError
+
+__all__ = [
+    "ENTRY",
+    "MATRIX",
+    "Live",
+    "Now",
+    "Piece",
+    "Scope",
+    "State",
+    "lerp",
+    "lerp_",
+    "live_numbers",
+    "zeros",
+]
+
+State: TypeAlias = dict[str, Tensor]
+
+
+class Scope(enum.Enum):
+    """How much of a tensor a piece must see at once."""
+
+    ENTRY = "entry"
+    MATRIX = "matrix"
+
+
+ENTRY, MATRIX = Scope.ENTRY, Scope.MATRIX
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+# The range of a hyper-parameter, by name: (how an error states it, the test). A NaN fails them all.
+RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "fraction": ("0 <= value < 1", lambda x: _is_number(x) and 0 <= x < 1),
+    "betas": (
+        "two values, each 0 <= value < 1",
+        lambda x: (
+            isinstance(x, (tuple, list))
+            and len(x) == 2
+            and all(_is_number(v) and 0 <= v < 1 for v in x)
+        ),
+    ),
+    "nonnegative": ("0 <= value < inf", lambda x: _is_number(x) and 0 <= x < math.inf),
+    "count": ("a whole number >= 1", lambda x: _is_number(x) and x == int(x) and x >= 1),
+    "flag": ("True or False", lambda x: isinstance(x, bool)),
+}
+
+
+@dataclass(frozen=True)
+class Live:
+    """A hyper-parameter by name: its default, its range, and its key in `param_groups`."""
+
+    name: str
+    default: Any
+    rule: str = "nonnegative"
+
+    def __post_init__(self) -> None:
+        self.check(self.default)
+
+    def check(self, value: Any) -> None:
+        """Raise `HyperparameterError` unless ``value`` (or a one-element tensor) obeys the rule."""
+        stated, holds = RULES[self.rule]
+        plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        try:
+            fits = holds(plain)
+        except (ValueError, OverflowError):  # int(nan), int(inf)
+            fits = False
+        if not fits:
+            raise HyperparameterError(f"{self.name}={value!r} is out of range: give {stated}")
+
+    def __repr__(self) -> str:
+        """Only the name: a scheduler must not change a recipe's fingerprint."""
+        return f"${self.name}"
+
+
+@dataclass
+class Now:
+    """What a piece may ask about the present step.
+
+    Attributes:
+        numbers: present value of every hyper-parameter of the group.
+        step: number of this step, counted from 1.
+        weight: the stack of weights `[b, m, n]`, in the precision of the computation.
+        lr: learning rate of the group.
+        step_size: ``lr`` times the recipe's scale for matrices of this shape.
+    """
+
+    numbers: Mapping[str, Any]
+    step: Any
+    weight: Tensor
+    lr: Any
+    step_size: Any
+
+    def __call__(self, live: Live) -> Any:
+        """The present value of a hyper-parameter."""
+        return self.numbers[live.name]
+
+
+@runtime_checkable
+class Piece(Protocol):
+    """What the engine needs from a piece. Implementations are frozen dataclasses."""
+
+    scope: ClassVar[Scope]
+
+    def init(self, like: Tensor) -> State:
+        """State for a stack shaped, typed and placed like ``like`` `[b, m, n]`."""
+        ...
+
+    def __call__(self, x: Tensor, state: State, now: Now) -> Tensor:
+        """Map the stack ``x`` `[b, m, n]`; may update ``state`` in place, never ``x``."""
+        ...
+
+
+def live_numbers(part: object) -> Iterator[Live]:
+    """Every `Live` number in a piece or recipe, nested pieces included, in field order."""
+    if isinstance(part, Live):
+        yield part
+    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+        for field in dataclasses.fields(part):
+            yield from live_numbers(getattr(part, field.name))
+
+
+def zeros(like: Tensor) -> Tensor:
+    """A zero stack shaped like ``like``, contiguous whatever the strides of ``like``."""
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
+
+
+def lerp_(mean: Tensor, x: Tensor, weight: Any) -> Tensor:
+    """``mean <- (1 - weight) mean + weight x`` in place, for a weight that is a number or 0-d.
+
+    torch's own ``lerp_`` wants a tensor weight of the same dtype and device as ``mean``; a compiled
+    step passes its numbers as 0-d float64 tensors on the CPU.
+    """
+    if isinstance(weight, Tensor):
+        return mean.mul_(1 - weight).add_(x * weight)
+    return mean.lerp_(x, weight)
+
+
+def lerp(x: Tensor, y: Tensor, weight: Any) -> Tensor:
+    """``(1 - weight) x + weight y``, for a weight that is a number or 0-d."""
+    if isinstance(weight, Tensor):
+        return x * (1 - weight) + y * weight
+    return torch.lerp(x, y, weight)

@@ -1,0 +1,36 @@
+"""Adam's elementwise preconditioner."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stiefel.piece import ENTRY, Live, Now, Scope, State, lerp_, zeros
+
+__all__ = ["Adam"]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """``M / (1 - beta1^t)`` over ``sqrt(V / (1 - beta2^t)) + eps``, with
+    ``M <- beta1 M + (1 - beta1) G`` and ``V <- beta2 V + (1 - beta2) G^2``.
+
+    State: ``m`` and ``v``, both `[b, m, n]`.
+    """
+
+    betas: Live
+    eps: Live
+    scope: ClassVar[Scope] = ENTRY
+
+    def init(self, like: Tensor) -> State:
+        """Zero moments."""
+        return {"m": zeros(like), "v": zeros(like)}
+
+    def __call__(self, x: Tensor, state: State, now: Now) -> Tensor:
+        """The bias-corrected quotient."""
+        beta1, beta2 = now(self.betas)
+        m, v = state["m"], state["v"]
+        lerp_(m, x, 1 - beta1)
+        lerp_(v, x * x, 1 - beta2)
+        root = v.sqrt().div_((1 - beta2**now.step) ** 0.5).add_(now(self.eps))
+        return m.div(root).div_(1 - beta1**now.step)

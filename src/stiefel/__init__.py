@@ -1,0 +1,29 @@
+"""Train, fine-tune and measure neural-network weight matrices as matrices.
+
+opt = stiefel.optimizer(model, "muon", lr=3e-4)   # one optimiser for every parameter
+print(stiefel.plan(model, "muon"))                # which parameter gets what, and why
+"""
+
+from stiefel import errors, linalg, views
+from stiefel.classes import AdamW, Muon
+from stiefel.engine import Optimizer
+from stiefel.errors import StiefelError
+from stiefel.pieces import convert_lr
+from stiefel.recipe import Recipe
+from stiefel.recipes import adamw, muon
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdamW",
+    "Muon",
+    "Optimizer",
+    "Recipe",
+    "StiefelError",
+    "adamw",
+    "convert_lr",
+    "errors",
+    "linalg",
+    "muon",
+    "views",
+]

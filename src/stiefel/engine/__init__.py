@@ -1,0 +1,5 @@
+"""The engine: one torch.optim.Optimizer that runs any recipe."""
+
+from stiefel.engine.optimizer import Optimizer
+
+__all__ = ["Optimizer"]

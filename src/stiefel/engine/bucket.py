@@ -1,0 +1,243 @@
+"""Buckets: matrices of one shape that step as one stack.
+
+At rest every parameter owns its state (``optimizer.state[p]``). At run time a bucket's states lie
+in one stack `[b, m, n]` and the parameters hold slices of it, so that a step copies no state.
+Whoever replaces the tensors in ``optimizer.state`` (loading a checkpoint, moving it to a device)
+is noticed by identity, and the stack is made anew: ``optimizer.state`` is always the truth.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stiefel.engine.execution import Run
+from stiefel.hardware import stacking_pays
+from stiefel.piece import ENTRY
+from stiefel.recipe import Recipe
+from stiefel.views import Block, View, entries
+
+__all__ = ["Bucket", "Member", "compute_dtype", "make_buckets", "members_of"]
+
+# Elementwise recipes lay tensors of at most this many entries end to end.
+SMALL_ENTRIES = 1 << 16
+# No stack grows beyond this many entries (256 MiB in float32): a step copies it once.
+LARGEST_STACK = 1 << 26
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Precision of state and arithmetic: float32 for 16-bit parameters, else their own."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One block of one parameter: a stack of ``count`` matrices inside a tensor."""
+
+    parameter: Tensor
+    view: View
+    block: Block
+    entrywise: bool
+
+    @property
+    def count(self) -> int:
+        """How many matrices the block holds."""
+        return prod(self.block.batch)
+
+    def key(self, name: str) -> str:
+        """Name of a state tensor in ``optimizer.state[p]``: fused tensors add the block's name."""
+        return f"{self.block.name}.{name}" if self.block.name else name
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The block's entries as an alias of ``tensor`` (a parameter or its gradient)."""
+        return self.view.part(tensor, self.block)
+
+    def stack(self, tensor: Tensor) -> Tensor:
+        """The block as `[count, m, n]`; an alias where strides allow."""
+        return self.part(tensor).reshape(self.count, self.block.m, self.block.n)
+
+    def at_rest(self, state: Tensor) -> Tensor:
+        """A state tensor `[count, ...]` in the shape in which checkpoints hold it."""
+        if self.entrywise:
+            return state.view(self.view.shape)
+        return state.view(*self.block.batch, *state.shape[1:])
+
+    def at_run(self, state: Tensor) -> Tensor:
+        """The inverse of `at_rest`."""
+        if self.entrywise:
+            return state.reshape(1, 1, -1)
+        return state.reshape(self.count, *state.shape[len(self.block.batch) :])
+
+    def initial_state(self, recipe: Recipe) -> dict[str, Tensor]:
+        """Fresh state of the block, keyed and shaped as at rest."""
+        p, b = self.parameter, self.block
+        like = p.detach().new_empty((), dtype=compute_dtype(p.dtype)).expand(self.count, b.m, b.n)
+        state = recipe.init(like)
+        return {self.key(name): self.at_rest(tensor) for name, tensor in state.items()}
+
+
+def members_of(parameter: Tensor, view: View | None, recipe: Recipe) -> list[Member]:
+    """The blocks of one parameter as ``recipe`` sees them."""
+    entrywise = recipe.scope is ENTRY or view is None
+    seen = entries(parameter.shape) if entrywise or view is None else view
+    return [Member(parameter, seen, block, entrywise) for block in seen.blocks]
+
+
+@dataclass(eq=False)
+class Bucket:
+    """Members of one group that share recipe, matrix shape, dtype and device."""
+
+    recipe: Recipe
+    members: list[Member]
+    _names: list[str] = field(init=False)
+    _stacks: dict[str, Tensor] = field(init=False, default_factory=dict)
+    _slices: dict[str, list[Tensor]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        first = self.members[0].block
+        self._names = list(self.recipe.init(torch.empty(1, first.m, first.n, device="meta")))
+
+    @property
+    def axis(self) -> int:
+        """Where members join: entries end to end, matrices one behind the other."""
+        return -1 if self.members[0].entrywise else 0
+
+    def step(
+        self,
+        state: Mapping[Tensor, dict[str, Any]],
+        steps: Mapping[Tensor, int],
+        numbers: Mapping[str, Any],
+        maximize: bool,
+        run: Run,
+    ) -> None:
+        """Step the members that have a gradient (those in ``steps``, with the number of the step).
+
+        Normally these are all, at the same step. Members at another step than the rest (they missed
+        a gradient) run by themselves on copies of their state.
+        """
+        by_step: dict[int, list[Member]] = defaultdict(list)
+        for member in self.members:
+            if member.parameter in steps:
+                by_step[steps[member.parameter]].append(member)
+        for step, members in by_step.items():
+            everyone = len(members) == len(self.members)
+            stacks = self._adopt(state) if everyone else self._copies(state, members)
+            self._run(members, stacks, numbers, maximize, step, run)
+            if not everyone:
+                self._write_back(state, members, stacks)
+
+    def _run(
+        self,
+        members: list[Member],
+        stacks: dict[str, Tensor],
+        numbers: Mapping[str, Any],
+        maximize: bool,
+        step: int,
+        run: Run,
+    ) -> None:
+        dtype = compute_dtype(members[0].parameter.dtype)
+        grad = self._join([m.stack(_gradient(m.parameter)) for m in members]).to(dtype)
+        weight = self._join([m.stack(m.parameter.detach()) for m in members]).to(dtype)
+        run(self.recipe, -grad if maximize else grad, weight, stacks, numbers, step)
+        parts = [m.part(m.parameter.detach()) for m in members]
+        if weight.data_ptr() != parts[0].data_ptr():  # a copy was stepped, not the parameter
+            moved = zip(self._part(weight, members), parts, strict=True)
+            torch._foreach_copy_(parts, [values.reshape(part.shape) for values, part in moved])
+
+    def _join(self, stacks: list[Tensor]) -> Tensor:
+        return stacks[0] if len(stacks) == 1 else torch.cat(stacks, self.axis)
+
+    def _part(self, joined: Tensor, members: Sequence[Member]) -> Sequence[Tensor]:
+        """A joined stack member by member: the inverse of `_join`, as aliases."""
+        if len(members) == 1:
+            return [joined]
+        sizes = [m.block.n if m.entrywise else m.count for m in members]
+        return torch.split(joined, sizes, self.axis)
+
+    def _adopt(self, state: Mapping[Tensor, dict[str, Any]]) -> dict[str, Tensor]:
+        """The stacks of all members' states; parameters hold slices of them."""
+        for name in self._names:
+            held = [state[m.parameter][m.key(name)] for m in self.members]
+            slices = self._slices.get(name)
+            if slices is None or any(a is not b for a, b in zip(held, slices, strict=True)):
+                self._restack(name, held, state)
+        return self._stacks
+
+    def _restack(
+        self, name: str, held: list[Tensor], state: Mapping[Tensor, dict[str, Any]]
+    ) -> None:
+        stack = self._join([m.at_run(t) for m, t in zip(self.members, held, strict=True)])
+        pieces = zip(self.members, self._part(stack, self.members), strict=True)
+        slices = [member.at_rest(piece) for member, piece in pieces]
+        self._stacks[name], self._slices[name] = stack, slices
+        for member, tensor in zip(self.members, slices, strict=True):
+            state[member.parameter][member.key(name)] = tensor
+
+    def _copies(
+        self, state: Mapping[Tensor, dict[str, Any]], members: list[Member]
+    ) -> dict[str, Tensor]:
+        return {
+            name: torch.cat([m.at_run(state[m.parameter][m.key(name)]) for m in members], self.axis)
+            for name in self._names
+        }
+
+    def _write_back(
+        self,
+        state: Mapping[Tensor, dict[str, Any]],
+        members: list[Member],
+        stacks: dict[str, Tensor],
+    ) -> None:
+        for name, stack in stacks.items():
+            for member, values in zip(members, self._part(stack, members), strict=True):
+                state[member.parameter][member.key(name)].copy_(member.at_rest(values))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    grad = parameter.grad
+    assert grad is not None  # the engine steps parameters with gradients only
+    return grad.detach()
+
+
+def make_buckets(recipe: Recipe, members: Iterable[Member]) -> list[Bucket]:
+    """Sort the members of one group into buckets that step as one stack each."""
+    shared: dict[Any, list[Member]] = defaultdict(list)
+    for member in members:
+        shared[_bucket_key(member)].append(member)
+    return [
+        Bucket(recipe, part) for together in shared.values() for part in _within_limit(together)
+    ]
+
+
+def _bucket_key(member: Member) -> Any:
+    p, block = member.parameter, member.block
+    if not _stackable(member):
+        return id(member)
+    shape = None if member.entrywise else (block.m, block.n)
+    return shape, p.dtype, p.device
+
+
+def _stackable(member: Member) -> bool:
+    block = member.block
+    if member.entrywise:
+        return block.n <= SMALL_ENTRIES
+    return stacking_pays(block.m, block.n, member.parameter.device)
+
+
+def _within_limit(members: list[Member]) -> Iterable[list[Member]]:
+    """Cut a list of members where their stack would grow beyond `LARGEST_STACK` entries."""
+    batch: list[Member] = []
+    total = 0
+    for member in members:
+        size = member.count * member.block.m * member.block.n
+        if batch and total + size > LARGEST_STACK:
+            yield batch
+            batch, total = [], 0
+        batch.append(member)
+        total += size
+    yield batch

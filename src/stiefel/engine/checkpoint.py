@@ -1,0 +1,131 @@
+"""state_dict and load_state_dict: plain tensors out, and nothing in that does not belong.
+
+torch's own `load_state_dict` casts every floating state tensor to the parameter's dtype, which
+rounds the float32 momentum of a bf16 parameter. Here every tensor keeps the dtype it was saved in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stiefel.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from stiefel.engine.optimizer import Optimizer
+
+__all__ = ["compact", "load"]
+
+StateDict = dict[str, Any]
+
+
+def compact(state_dict: StateDict) -> StateDict:
+    """Replace slices of shared stacks by tensors of their own, so that saving one saves only it."""
+    state = {
+        index: {name: _own(value) for name, value in entry.items()}
+        for index, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value
+
+
+def load(
+    optimizer: Optimizer, state_dict: StateDict, torch_load: Callable[[StateDict], None]
+) -> None:
+    """Check ``state_dict`` whole, then let torch load the groups and put the state in unrounded.
+
+    The check runs as the last pre-hook, so that it sees what the user's own hooks made of the
+    dict, and the state goes in as the first post-hook, so that they see it complete.
+    """
+    checked: StateDict = {}
+
+    def check(_: Any, given: StateDict) -> StateDict:
+        checked.update(_checked_state(optimizer, given))
+        return {**given, "state": {}}
+
+    def fill(_: Any) -> None:
+        for parameter, entry in checked.items():
+            optimizer.state[parameter] = entry  # type: ignore[index]
+
+    handles = [
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(fill, prepend=True),
+    ]
+    try:
+        torch_load(state_dict)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Any, dict[str, Any]]:
+    """Every parameter's state from ``given``, on its device, or a `CheckpointError`."""
+    groups, saved_groups = optimizer.param_groups, given["param_groups"]
+    if len(groups) != len(saved_groups):
+        raise CheckpointError(
+            f"the checkpoint has {len(saved_groups)} param groups, this optimiser {len(groups)}: "
+            "build it with the model and the groups that were saved"
+        )
+    state: dict[Any, dict[str, Any]] = {}
+    for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        _check_group(index, group, saved)
+        for parameter, key in zip(group["params"], saved["params"], strict=True):
+            entry = given["state"].get(key, {})
+            name = optimizer.name_of(parameter)
+            state[parameter] = _checked_entry(name, parameter, optimizer.state[parameter], entry)
+    return state
+
+
+def _check_group(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    if "recipe" not in saved:
+        raise CheckpointError(
+            f"param group {index} of the checkpoint names no recipe: it was not saved by stiefel; "
+            "start with fresh optimiser state"
+        )
+    if saved["recipe"] != group["recipe"]:
+        raise CheckpointError(
+            f"param group {index} of the checkpoint was saved under {saved['recipe']}, this "
+            f"optimiser has {group['recipe']}: build it with the recipe that was saved"
+        )
+    if len(saved["params"]) != len(group["params"]):
+        raise CheckpointError(
+            f"param group {index} of the checkpoint has {len(saved['params'])} parameters, this "
+            f"optimiser's has {len(group['params'])}: it belongs to another model"
+        )
+    ours, theirs = group.get("param_names", []), saved.get("param_names", [])
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise CheckpointError(
+            f"param group {index} of the checkpoint holds the same parameters in another order: "
+            "build the model and the optimiser in the order that was saved"
+        )
+
+
+def _checked_entry(
+    name: str, parameter: Tensor, own: Mapping[str, Any], entry: Mapping[str, Any]
+) -> dict[str, Any]:
+    if own.keys() != entry.keys():
+        raise CheckpointError(
+            f"state of parameter {name}: the checkpoint has {sorted(entry) or 'nothing'}, this "
+            f"optimiser needs {sorted(own)}; it belongs to another model, recipe or view"
+        )
+    for key, value in own.items():
+        saved = torch.as_tensor(entry[key])
+        if saved.shape != value.shape:
+            raise CheckpointError(
+                f"state {key} of parameter {name} has shape {tuple(saved.shape)} in the checkpoint "
+                f"and {tuple(value.shape)} here: it belongs to another model or view"
+            )
+    # A copy of its own: a loaded dict must not be stepped under its owner's hands.
+    return {key: _like(entry[key], value) for key, value in own.items()}
+
+
+def _like(saved: Any, own: Tensor) -> Tensor:
+    return torch.as_tensor(saved).detach().to(own.device, own.dtype, copy=True).contiguous()

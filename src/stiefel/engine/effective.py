@@ -1,0 +1,70 @@
+"""The step that a learning rate really makes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stiefel.views import View
+
+if TYPE_CHECKING:
+    from stiefel.engine.optimizer import Optimizer
+
+__all__ = ["EffectiveStep", "effective_steps"]
+
+
+@dataclass(frozen=True)
+class EffectiveStep:
+    """One step of one parameter, ``D = W_after - W_before`` (weight decay included).
+
+    Attributes:
+        lr: the group's learning rate.
+        rms: root mean square of the entries of D.
+        spectral: largest singular value of D, the largest over the matrices of the view; for a
+            tensor without one, the Euclidean norm.
+        relative: ``||D||_F / ||W_before||_F``; infinite for a zero weight.
+    """
+
+    lr: float
+    rms: float
+    spectral: float
+    relative: float
+
+
+@torch.no_grad()
+def effective_steps(optimizer: Optimizer) -> dict[str, EffectiveStep]:
+    """See `Optimizer.effective_lr`."""
+    twin = copy.deepcopy(optimizer)
+    found = {}
+    for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
+        for parameter, other in zip(group["params"], copied["params"], strict=True):
+            other.grad = parameter.grad
+    twin.step()
+    for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
+        for before, after in zip(group["params"], copied["params"], strict=True):
+            if before.grad is not None:
+                found[optimizer.name_of(before)] = _measure(
+                    float(group["lr"]), before, after, optimizer.view_of(before)
+                )
+    return found
+
+
+def _measure(lr: float, before: Tensor, after: Tensor, view: View) -> EffectiveStep:
+    moved = after.double() - before.double()
+    norm = float(moved.norm())
+    return EffectiveStep(
+        lr=lr,
+        rms=norm / max(1, moved.numel()) ** 0.5,
+        spectral=max(_spectral_norm(block) for block in view.split(moved)),
+        relative=norm / weight if (weight := float(before.double().norm())) else float("inf"),
+    )
+
+
+def _spectral_norm(stack: Tensor) -> float:
+    """Largest singular value in a stack, from the Gram matrices on the short side."""
+    short = stack if stack.shape[-2] <= stack.shape[-1] else stack.mT
+    return float(torch.linalg.eigvalsh(short @ short.mT)[..., -1].max().clamp_min(0).sqrt())

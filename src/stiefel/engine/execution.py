@@ -1,0 +1,73 @@
+"""Running a recipe on a stack: eagerly, or compiled. The only file that knows torch.compile."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from stiefel.piece import Now
+from stiefel.recipe import Recipe
+
+__all__ = ["Compiled", "Run", "eager"]
+
+Run: TypeAlias = Callable[[Recipe, Tensor, Tensor, dict[str, Tensor], Mapping[str, Any], Any], None]
+
+
+def eager(
+    recipe: Recipe,
+    grad: Tensor,
+    weight: Tensor,
+    state: dict[str, Tensor],
+    numbers: Mapping[str, Any],
+    step: Any,
+) -> None:
+    """One step of a stack `[b, m, n]`: moves ``weight`` and ``state`` in place."""
+    lr = numbers["lr"]
+    scale = recipe.scale(*weight.shape[-2:]) if recipe.scale else 1.0
+    recipe.update(grad, state, Now(numbers, step, weight, lr, lr * scale))
+
+
+class Compiled:
+    """`eager` through torch.compile, one compiled function for every distinct plan.
+
+    A plan is what a compiled function specialises on: recipe, shape, dtype, device. The compile
+    cache of torch belongs to the code object and gives up after eight variants, so every plan gets
+    a code object of its own. Numbers go in as 0-d tensors: a scheduler recompiles nothing.
+    """
+
+    def __init__(self) -> None:
+        self.plans: dict[tuple[Any, ...], Run] = {}
+
+    def __call__(
+        self,
+        recipe: Recipe,
+        grad: Tensor,
+        weight: Tensor,
+        state: dict[str, Tensor],
+        numbers: Mapping[str, Any],
+        step: Any,
+    ) -> None:
+        """As `eager`."""
+        key = (recipe.fingerprint, tuple(weight.shape), weight.dtype, weight.device)
+        if key not in self.plans:
+            self.plans[key] = torch.compile(_fresh_copy(eager), dynamic=False)
+        tensors = {name: _as_tensor(value) for name, value in numbers.items()}
+        self.plans[key](recipe, grad, weight, state, tensors, _as_tensor(float(step)))
+
+
+def _fresh_copy(function: Callable[..., None]) -> Run:
+    code = function.__code__.replace()
+    return types.FunctionType(code, function.__globals__)
+
+
+def _as_tensor(value: Any) -> Any:
+    """Floats (also in pairs) as 0-d tensors; counts and flags stay, they shape the graph."""
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, (tuple, list)):
+        return tuple(_as_tensor(item) for item in value)
+    return value

@@ -1,0 +1,318 @@
+"""One torch.optim.Optimizer for every parameter of a model, whatever the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from stiefel.engine import checkpoint
+from stiefel.engine.bucket import Bucket, make_buckets, members_of
+from stiefel.engine.effective import EffectiveStep, effective_steps
+from stiefel.engine.execution import Compiled, eager
+from stiefel.engine.guard import Verdict, inspect
+from stiefel.engine.transport import refuse_sharded
+from stiefel.errors import GradientError, ParameterError, RecipeError, ViewError
+from stiefel.piece import ENTRY
+from stiefel.recipe import LR, Recipe
+from stiefel.views import View, ViewRule, conv, entries, matrix
+
+__all__ = ["Optimizer"]
+
+Group: TypeAlias = dict[str, Any]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Steps each param group by its recipe.
+
+    `stiefel.optimizer` builds one for a model, `stiefel.Muon` and its like for parameters that you
+    chose yourself.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or param groups. A group may hold
+            ``"recipe"`` (a `Recipe`; otherwise ``recipe`` below) and ``"views"`` (one view, view
+            rule or None for each parameter).
+        recipe: the recipe of groups that name none.
+        lr: learning rate of recipes without their own; a number or a one-element tensor.
+        maximize: ascend instead of descend.
+        guard: skip a step whose gradients hold a NaN or an Inf: weights and all state stay, and
+            `skipped_steps` counts. Costs one norm over the gradients and one device sync a step.
+        compile: run every bucket through torch.compile.
+
+    Every hyper-parameter lives in ``param_groups`` under its own name and is read at each step.
+    State is created at once, in float32 for 16-bit parameters.
+
+    Raises:
+        ParameterError: empty list, complex, integer or sharded tensors, a tensor that is no matrix
+            under a matrix recipe.
+        HyperparameterError: a number out of its range.
+        ViewError: a view that does not fit its tensor.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        recipe: Recipe,
+        *,
+        lr: float | Tensor = 1e-3,
+        maximize: bool = False,
+        guard: bool = True,
+        compile: bool = False,
+    ) -> None:
+        self._recipe = recipe
+        self._recipes: dict[str, Recipe] = {}
+        self._views: dict[Tensor, View | None] = {}
+        self._buckets: list[tuple[Group, Bucket]] | None = None
+        self._guard = guard
+        self._compile = compile
+        self._run = Compiled() if compile else eager
+        LR.check(lr)
+        numbers = {name: live.default for name, live in recipe.live.items()}
+        lr = lr if recipe.lr is None else recipe.lr
+        super().__init__(_not_empty(params), {"lr": lr, **numbers, "maximize": maximize})
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters, before or after steps; see the class for what a group may hold."""
+        group = dict(param_group)
+        recipe = group.pop("recipe", self._recipe)
+        views = group.pop("views", None)
+        _fill(group, recipe, self.defaults["lr"], self.skipped_steps)
+        keys = set(group)
+        super().add_param_group(group)
+        for key in self.defaults.keys() - keys - {"maximize"}:
+            del group[key]  # torch fills in every default; a group keeps what its recipe reads
+        try:
+            self._register(group, recipe, views)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def _register(self, group: Group, recipe: Recipe, views: Any) -> None:
+        """Check every parameter of a new group, then create all state."""
+        params = group["params"]
+        names = group.get("param_names") or [f"of shape {tuple(p.shape)}" for p in params]
+        given = views or [None] * len(params)
+        chosen = {
+            p: _checked_view(name, p, view, recipe)
+            for name, p, view in zip(names, params, given, strict=True)
+        }
+        for parameter, view in chosen.items():
+            for member in members_of(parameter, view, recipe):
+                self.state[parameter].update(member.initial_state(recipe))
+            self.state[parameter]["step"] = torch.tensor(0.0)
+        self._views.update(chosen)
+        self._recipes[group["recipe"]] = recipe
+        self._buckets = None
+
+    def _bucketed(self) -> list[tuple[Group, Bucket]]:
+        if self._buckets is None:
+            self._buckets = [
+                (group, bucket) for group in self.param_groups for bucket in self._buckets_of(group)
+            ]
+        return self._buckets
+
+    def _buckets_of(self, group: Group) -> list[Bucket]:
+        recipe = self._recipes[group["recipe"]]
+        # A parameter given twice (torch warns) is stepped once.
+        members = (
+            m for p in dict.fromkeys(group["params"]) for m in members_of(p, self._views[p], recipe)
+        )
+        return make_buckets(recipe, members)
+
+    def view_of(self, parameter: Tensor) -> View:
+        """What matrix the parameter holds; one row of entries if it holds none."""
+        view = self._views[parameter]
+        if view is None:
+            view = matrix(parameter.shape) if parameter.ndim == 2 else entries(parameter.shape)
+        return view
+
+    def name_of(self, parameter: Tensor) -> str:
+        """The parameter's name, or its place in ``param_groups`` when it was given without one."""
+        for index, group in enumerate(self.param_groups):
+            for place, p in enumerate(group["params"]):
+                if p is parameter:
+                    names = group.get("param_names")
+                    return str(names[place]) if names else f"param_groups[{index}][{place}]"
+        raise ParameterError(f"no parameter of shape {tuple(parameter.shape)} in this optimiser")
+
+    # -- stepping ----------------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step. Gradients are read, never written.
+
+        Raises:
+            GradientError: a sparse or complex gradient, before anything changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        ready = list(self._ready())
+        if self._may_step([grad for _, grad in ready]):
+            self._advance([parameter for parameter, _ in ready])
+        return loss
+
+    def _ready(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parameters that have a gradient, with it."""
+        for group in self.param_groups:
+            for parameter in dict.fromkeys(group["params"]):
+                if parameter.grad is not None:
+                    _check_gradient(self, parameter, parameter.grad)
+                    yield parameter, parameter.grad
+
+    def _may_step(self, grads: list[Tensor]) -> bool:
+        if not grads:
+            return False
+        if not self._guard:
+            return True
+        verdict = inspect(grads)
+        if verdict is Verdict.NONFINITE:
+            for group in self.param_groups:
+                group["skipped_steps"] += 1
+        # Tools that want to see optimiser state (distributed checkpoint) call a step with zero
+        # gradients and lr 0; such a step must not even advance Adam's bias correction.
+        idle = verdict is Verdict.ZERO and all(float(g["lr"]) == 0 for g in self.param_groups)
+        return verdict is not Verdict.NONFINITE and not idle
+
+    def _advance(self, ready: list[Tensor]) -> None:
+        steps = {p: int(self.state[p]["step"]) + 1 for p in ready}
+        for group, bucket in self._bucketed():
+            numbers = _numbers(group, bucket.recipe)
+            bucket.step(self.state, steps, numbers, group["maximize"], self._run)
+        for p in ready:
+            self.state[p]["step"] += 1
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped because a gradient held a NaN or an Inf (kept on resume)."""
+        return int(self.param_groups[0]["skipped_steps"]) if self.param_groups else 0
+
+    def effective_lr(self) -> dict[str, EffectiveStep]:
+        """What a step with the present gradients and state would really do to each parameter.
+
+        The step is made on a copy, so nothing changes; call it before `step`, on occasion (it costs
+        a step, a copy of the model and a spectral norm a matrix). Parameters without a gradient are
+        left out.
+        """
+        return effective_steps(self)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's layout: plain numbers, and tensors that own their memory."""
+        return checkpoint.compact(super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, bit for bit, in whatever dtype the parameters are.
+
+        Raises:
+            CheckpointError: another model, recipe or view; before anything changed.
+        """
+        checkpoint.load(self, state_dict, super().load_state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_recipe", "_recipes", "_views", "_guard", "_compile")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._buckets = None
+        self._run = Compiled() if self._compile else eager
+
+
+def _not_empty(params: ParamsT) -> ParamsT:
+    if isinstance(params, (Tensor, set, frozenset)):
+        raise TypeError(
+            f"params is a {type(params).__name__}: give a list; checkpoints rely on its order"
+        )
+    found = list(params)
+    if not found:
+        raise ParameterError("the parameter list is empty: give at least one parameter or group")
+    return found  # type: ignore[return-value]
+
+
+def _fill(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:
+    """Give a new group every number that its recipe reads, and check them all."""
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"recipe={recipe!r} in a param group is not a Recipe: give for example stiefel.adamw()"
+        )
+    group.setdefault("lr", lr if recipe.lr is None else recipe.lr)
+    LR.check(group["lr"])
+    for name, live in recipe.live.items():
+        live.check(group.setdefault(name, live.default))
+    group["recipe"] = recipe.fingerprint
+    group["skipped_steps"] = skipped
+
+
+def _checked_view(
+    name: str, p: Tensor, view: View | ViewRule | None, recipe: Recipe
+) -> View | None:
+    """What matrix ``p`` holds (None: no matter), or an error that names the parameter."""
+    refuse_sharded(name, p)
+    if not p.is_floating_point():
+        raise ParameterError(
+            f"parameter {name} is {p.dtype}: only real floating-point parameters can be stepped; "
+            "hold a complex one as torch.view_as_real"
+        )
+    if view is not None:
+        view = view if isinstance(view, View) else view(p.shape)
+        if view.shape != tuple(p.shape):
+            raise ViewError(f"parameter {name}: {view.misfit(p.shape)}")
+        return view
+    return None if recipe.scope is ENTRY else _default_view(name, p, recipe)
+
+
+def _default_view(name: str, p: Tensor, recipe: Recipe) -> View:
+    """A matrix is a matrix and a 4-D tensor a convolution; anything else needs a word."""
+    if p.ndim == 2:
+        return matrix(p.shape)
+    if p.ndim == 4:
+        return conv()(p.shape)
+    if p.ndim < 2:
+        raise ParameterError(
+            f"parameter {name} has shape {tuple(p.shape)}, which is no matrix, but recipe "
+            f"{recipe.name!r} needs one: give it to stiefel.AdamW, or let stiefel.optimizer(model) "
+            "sort the parameters"
+        )
+    raise ParameterError(
+        f"parameter {name} has shape {tuple(p.shape)}, which may be a stack of matrices or a "
+        "convolution: say which with a group {'params': [p], 'views': [stiefel.views.stack]}"
+    )
+
+
+def _check_gradient(optimizer: Optimizer, parameter: Tensor, grad: Tensor) -> None:
+    if grad.layout is not torch.strided:
+        kind = "a sparse"
+    elif grad.is_complex():
+        kind = "a complex"
+    else:
+        return
+    raise GradientError(
+        f"parameter {optimizer.name_of(parameter)} has {kind} gradient: stiefel does not support "
+        f"{kind[2:]} gradients; make the layer produce dense real ones"
+    )
+
+
+def _numbers(group: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The group's present hyper-parameters.
+
+    OneCycleLR and CyclicLR write one momentum into every group, under the name that the optimiser's
+    defaults have. Where that is ``momentum`` and the recipe has betas, it is their first.
+    """
+    numbers = {name: group[name] for name in ("lr", *recipe.live)}
+    if "betas" in numbers and "momentum" in group:
+        numbers["betas"] = (group["momentum"], *numbers["betas"][1:])
+    return numbers

@@ -1,0 +1,182 @@
+"""Bad input is refused at the door, by name, before anything changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import stiefel
+from stiefel.errors import (
+    CheckpointError,
+    GradientError,
+    HyperparameterError,
+    ParameterError,
+    RecipeError,
+    StiefelError,
+    ViewError,
+)
+from stiefel.piece import Live
+from stiefel.pieces import DecoupledDecay
+from tests.helpers import gradients, parameters, run
+from tests.test_torch_contract import mixed, same_bits, state_of
+
+W = torch.ones(4, 3, requires_grad=True)
+V = torch.ones(3, requires_grad=True)
+nan, inf = float("nan"), float("inf")
+
+CONSTRUCTION: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: stiefel.Muon([]), ParameterError, "parameter list is empty"),
+    (lambda: stiefel.Muon(iter([])), ParameterError, "parameter list is empty"),
+    (
+        lambda: stiefel.Muon([V]),
+        ParameterError,
+        r"shape \(3,\), which is no matrix, but recipe 'muon'",
+    ),
+    (lambda: stiefel.Muon([("bias", V)]), ParameterError, "parameter bias has shape"),
+    (lambda: stiefel.Muon([torch.ones(2, 3, 4)]), ParameterError, "views.*stiefel.views.stack"),
+    (lambda: stiefel.Muon([torch.ones(4, 3).long()]), ParameterError, "is torch.int64"),
+    (lambda: stiefel.AdamW([W.detach().to(torch.complex64)]), ParameterError, "view_as_real"),
+    (lambda: stiefel.Muon([W], lr=-1.0), HyperparameterError, "lr=-1.0 is out of range"),
+    (lambda: stiefel.Muon([W], lr=nan), HyperparameterError, "lr=nan"),
+    (lambda: stiefel.Muon([W], lr=inf), HyperparameterError, "lr=inf"),
+    (lambda: stiefel.Muon([W], lr=torch.ones(2)), HyperparameterError, "lr=tensor"),
+    (lambda: stiefel.Muon([W], lr="1e-3"), HyperparameterError, "lr='1e-3'"),
+    (lambda: stiefel.Muon([W], momentum=1.0), HyperparameterError, "momentum=1.0.*0 <= value < 1"),
+    (lambda: stiefel.Muon([W], momentum=nan), HyperparameterError, "momentum=nan"),
+    (lambda: stiefel.Muon([W], weight_decay=-0.1), HyperparameterError, "weight_decay=-0.1"),
+    (lambda: stiefel.Muon([W], ns_steps=0), HyperparameterError, "ns_steps=0.*whole number"),
+    (lambda: stiefel.Muon([W], ns_steps=2.5), HyperparameterError, "ns_steps=2.5"),
+    (lambda: stiefel.Muon([W], ns_steps=nan), HyperparameterError, "ns_steps=nan"),
+    (lambda: stiefel.Muon([W], nesterov=1), HyperparameterError, "nesterov=1.*True or False"),
+    (lambda: stiefel.Muon([W], polar="newton"), RecipeError, "polar='newton' is unknown"),
+    (lambda: stiefel.Muon([W], scale="big"), RecipeError, "scale='big' is unknown"),
+    (lambda: stiefel.AdamW([W], betas=(0.9, 1.0)), HyperparameterError, r"betas=\(0.9, 1.0\)"),
+    (lambda: stiefel.AdamW([W], betas=(0.9,)), HyperparameterError, "two values"),
+    (lambda: stiefel.AdamW([W], eps=nan), HyperparameterError, "eps=nan"),
+    (lambda: stiefel.muon(lr=nan), HyperparameterError, "lr=nan"),
+    (lambda: stiefel.Muon([{"params": [W], "momentum": 2.0}]), HyperparameterError, "momentum=2.0"),
+    (lambda: stiefel.Muon([{"params": [W], "recipe": "adamw"}]), RecipeError, "stiefel.adamw()"),
+    (
+        lambda: stiefel.Muon([{"params": [W], "views": [stiefel.views.heads(3)]}]),
+        ViewError,
+        "4 does not divide into 3",
+    ),
+    (
+        lambda: stiefel.Muon([{"params": [W], "views": [stiefel.views.matrix((3, 4))]}]),
+        ViewError,
+        r"for shape \(3, 4\), not \(4, 3\)",
+    ),
+    (
+        lambda: stiefel.Recipe("odd", apply=DecoupledDecay(Live("w", 0.1)), momentum="m"),  # type: ignore[arg-type]
+        RecipeError,
+        "'m' in slot 'momentum' is not a piece",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "error", "words"), CONSTRUCTION)
+def test_construction(build: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        build()
+    assert isinstance(caught.value, StiefelError)
+
+
+def test_torch_type_errors_stay() -> None:
+    with pytest.raises(TypeError):
+        stiefel.Muon(W)
+    with pytest.raises(TypeError):
+        stiefel.Muon({W})
+    with pytest.raises(TypeError):
+        stiefel.Muon([W], momentun=0.9)
+
+
+def test_refused_group_leaves_no_trace() -> None:
+    optimizer = stiefel.Muon([W])
+    for bad in ({"params": [V]}, {"params": [V], "lr": -1.0}, {"params": [W]}):
+        with pytest.raises(ValueError):
+            optimizer.add_param_group(bad)
+        assert len(optimizer.param_groups) == 1 and set(optimizer.state) == {W}
+
+
+def test_sparse_gradient_is_refused_by_name() -> None:
+    table = nn.Embedding(5, 3, sparse=True)
+    other = nn.Parameter(torch.ones(2, 2))
+    optimizer = stiefel.AdamW([("other", other), ("table", table.weight)])
+    (table(torch.tensor([1, 2])).sum() + other.sum()).backward()
+    before = other.detach().clone()
+    with pytest.raises(GradientError, match="parameter table has a sparse gradient"):
+        optimizer.step()
+    assert torch.equal(other, before)
+    assert issubclass(GradientError, RuntimeError)  # what torch raises
+
+
+def test_sharded_parameter_is_refused(tmp_path: Any) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        shard = distribute_tensor(torch.ones(4, 4), init_device_mesh("cpu", (1,)), [Shard(0)])
+        with pytest.raises(
+            ParameterError, match=r"is a DTensor with placements \(Shard\(dim=0\),\)"
+        ):
+            stiefel.Muon([nn.Parameter(shard)])
+    finally:
+        dist.destroy_process_group()
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def saved(params: Any = None, **options: Any) -> dict[str, Any]:
+    params = params or parameters((6, 4), (8, 8))
+    optimizer = stiefel.Muon(params, **options)
+    run(optimizer, params, gradients(params))
+    return optimizer.state_dict()
+
+
+def damaged(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    state = copy.deepcopy(saved())
+    change(state)
+    return state
+
+
+CHECKPOINTS: list[tuple[Callable[[], dict[str, Any]], str]] = [
+    (
+        lambda: saved(polar="jordan"),
+        "saved under muon.*jordan.*this optimiser has muon.*polar_expr",
+    ),
+    (lambda: saved(scale="original"), "original"),
+    (lambda: stiefel.AdamW(parameters((6, 4), (8, 8))).state_dict(), "saved under adamw"),
+    (lambda: torch.optim.Muon(parameters((6, 4), (8, 8))).state_dict(), "names no recipe"),
+    (lambda: saved(parameters((6, 4))), "has 1 parameters, this optimiser's has 2"),
+    (lambda: saved(parameters((6, 4), (8, 6))), r"momentum.m of parameter .* has shape \(8, 6\)"),
+    (lambda: mixed(parameters((6, 4), (8, 8))).state_dict(), "2 param groups, this optimiser 1"),
+    (lambda: damaged(lambda s: s["state"].pop(1)), "the checkpoint has nothing"),
+    (lambda: damaged(lambda s: s["state"][0].pop("momentum.m")), r"has \['step'\]"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), CHECKPOINTS)
+def test_foreign_checkpoint_changes_nothing(make: Callable[[], Any], words: str) -> None:
+    params = parameters((6, 4), (8, 8))
+    optimizer = stiefel.Muon(params)
+    run(optimizer, params, gradients(params))
+    state, groups = state_of(optimizer), copy.deepcopy(optimizer.state_dict()["param_groups"])
+    with pytest.raises(CheckpointError, match=words):
+        optimizer.load_state_dict(make())
+    assert same_bits(state_of(optimizer), state)
+    assert optimizer.state_dict()["param_groups"] == groups
+
+
+def test_reordered_parameters_are_noticed() -> None:
+    a, b = parameters((6, 6), (6, 6))
+    state = stiefel.Muon([("a", a), ("b", b)]).state_dict()
+    with pytest.raises(CheckpointError, match="same parameters in another order"):
+        stiefel.Muon([("b", b), ("a", a)]).load_state_dict(state)
+    stiefel.Muon([("module.a", a), ("module.b", b)]).load_state_dict(state)  # wrapped: fine

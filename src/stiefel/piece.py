@@ -43,6 +43,7 @@ __all__ = [
     "State",
     "lerp",
     "lerp_",
+    "lerp_square_",
     "live_numbers",
     "zeros",
 ]
@@ -169,6 +170,13 @@ def lerp_(mean: Tensor, x: Tensor, weight: Any) -> Tensor:
     if isinstance(weight, Tensor):
         return mean.mul_(1 - weight).add_(x * weight)
     return mean.lerp_(x, weight)
+
+
+def lerp_square_(mean: Tensor, x: Tensor, weight: Any) -> Tensor:
+    """``mean <- (1 - weight) mean + weight x^2`` in place, as `lerp_` without storing the square."""
+    if isinstance(weight, Tensor):
+        return lerp_(mean, x * x, weight)
+    return mean.mul_(1 - weight).addcmul_(x, x, value=weight)
 
 
 def lerp(x: Tensor, y: Tensor, weight: Any) -> Tensor:

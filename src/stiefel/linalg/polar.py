@@ -99,6 +99,6 @@ def _unit(X: Tensor, dtype: torch.dtype, headroom: float = 1.0) -> Tensor:
     exact, limit = (torch.float64, 1022) if widest == torch.float64 else (torch.float32, 126)
     peak = X.abs().amax((-2, -1), keepdim=True).to(exact)
     exponent = torch.frexp(peak).exponent.clamp(-limit, limit)
-    X.mul_(torch.exp2(-exponent.to(exact)))
+    X.mul_(torch.exp2(-exponent.to(exact)).to(widest))
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=exact)
-    return X.div_(norm.clamp_min(tiny) * headroom).to(dtype)
+    return X.div_((norm.clamp_min(tiny) * headroom).to(widest)).to(dtype)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stiefel.piece import ENTRY, Live, Now, Scope, State, lerp_, zeros
+from stiefel.piece import ENTRY, Live, Now, Scope, State, lerp_, lerp_square_, zeros
 
 __all__ = ["Adam"]
 
@@ -31,6 +31,8 @@ class Adam:
         beta1, beta2 = now(self.betas)
         m, v = state["m"], state["v"]
         lerp_(m, x, 1 - beta1)
-        lerp_(v, x * x, 1 - beta2)
-        root = v.sqrt().div_((1 - beta2**now.step) ** 0.5).add_(now(self.eps))
-        return m.div(root).div_(1 - beta1**now.step)
+        lerp_square_(v, x, 1 - beta2)
+        # Both bias corrections go into the denominator: one pass over memory less.
+        correction1, correction2 = 1 - beta1**now.step, 1 - beta2**now.step
+        root = v.sqrt().mul_(correction1 / correction2**0.5).add_(now(self.eps) * correction1)
+        return m / root

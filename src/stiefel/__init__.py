@@ -5,25 +5,33 @@ print(stiefel.plan(model, "muon"))                # which parameter gets what, a
 """
 
 from stiefel import errors, linalg, views
+from stiefel.api import optimizer
 from stiefel.classes import AdamW, Muon
 from stiefel.engine import Optimizer
 from stiefel.errors import StiefelError
 from stiefel.pieces import convert_lr
+from stiefel.plan import Entry, Plan, plan
 from stiefel.recipe import Recipe
 from stiefel.recipes import adamw, muon
+from stiefel.roles import Role
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdamW",
+    "Entry",
     "Muon",
     "Optimizer",
+    "Plan",
     "Recipe",
+    "Role",
     "StiefelError",
     "adamw",
     "convert_lr",
     "errors",
     "linalg",
     "muon",
+    "optimizer",
+    "plan",
     "views",
 ]

@@ -4,12 +4,14 @@ import torch
 
 __all__ = ["stacking_pays"]
 
-# Below these lengths of the shorter side one batched product beats a loop of single ones: the
-# launches it saves cost more than the copies it makes. On CPU measured with bf16 Newton-Schulz
-# (64 x 64: 8 times faster stacked; 512 x 512: equal; 768 x 3072: 1.1 times slower).
-CPU, ACCELERATOR = 384, 1024
+# Up to this many entries a matrix is better handled in a stack with its like: one batched product
+# saves more launches than the copies into the stack cost. Measured on CPU with whole Muon steps
+# (benchmarks/step_time.py; time over torch.optim.Muon's, stacked and one by one): 64 x 64 0.2 and
+# 1.4, 128 x 512 1.1 and 1.4, 256 x 256 0.85 and 1.2, 384 x 384 1.1 and 1.1, 256 x 1024 1.5 and 1.15.
+# The accelerator's number is a guess from published kernel timings, not yet a measurement.
+CPU_ENTRIES, ACCELERATOR_ENTRIES = 1 << 17, 1 << 20
 
 
 def stacking_pays(m: int, n: int, device: torch.device) -> bool:
     """Whether several m x n matrices should be handled as one stack rather than one by one."""
-    return min(m, n) < (CPU if device.type == "cpu" else ACCELERATOR)
+    return m * n <= (CPU_ENTRIES if device.type == "cpu" else ACCELERATOR_ENTRIES)

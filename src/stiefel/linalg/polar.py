@@ -92,13 +92,30 @@ def _unit(X: Tensor, dtype: torch.dtype, headroom: float = 1.0) -> Tensor:
     torch.optim.Muon clamps the norm at 1e-7 instead, and loses its scale invariance below it.
     """
     # Narrow first where the exponents suffice (float32 to bfloat16): half the memory traffic.
-    widest = dtype if torch.finfo(dtype).tiny <= torch.finfo(X.dtype).tiny else X.dtype
-    X = X.to(widest, copy=True)
-    tiny = torch.finfo(widest).tiny
-    # A power of two brings the largest entry near 1 without rounding anything.
-    exact, limit = (torch.float64, 1022) if widest == torch.float64 else (torch.float32, 126)
-    peak = X.abs().amax((-2, -1), keepdim=True).to(exact)
-    exponent = torch.frexp(peak).exponent.clamp(-limit, limit)
-    X.mul_(torch.exp2(-exponent.to(exact)).to(widest))
-    norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=exact)
-    return X.div_((norm.clamp_min(tiny) * headroom).to(widest)).to(dtype)
+    work = dtype if torch.finfo(dtype).tiny <= torch.finfo(X.dtype).tiny else X.dtype
+    X = X.to(work, copy=True)
+    norm = _norm(X)
+    if _may_be_extreme(norm):
+        norm = _norm(X.mul_(_power_of_two(X)))
+    floor = torch.finfo(norm.dtype).tiny
+    return X.div_((norm.clamp_min(floor) * headroom).to(work)).to(dtype)
+
+
+def _norm(X: Tensor) -> Tensor:
+    """Frobenius norms `[..., 1, 1]`, accumulated in at least float32."""
+    wide = torch.float64 if X.dtype == torch.float64 else torch.float32
+    return torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
+
+
+def _may_be_extreme(norm: Tensor) -> bool:
+    """Whether a norm is so large or small that squares were lost; True where asking is not free."""
+    if norm.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    return not bool(((norm > 1e-15) & (norm < 1e15)).all())
+
+
+def _power_of_two(X: Tensor) -> Tensor:
+    """The power of two that brings the largest entry of each matrix near 1: it rounds nothing."""
+    wide, limit = (torch.float64, 1022) if X.dtype == torch.float64 else (torch.float32, 126)
+    exponent = torch.frexp(X.abs().amax((-2, -1), keepdim=True).to(wide)).exponent
+    return torch.exp2(-exponent.clamp(-limit, limit).to(wide)).to(X.dtype)

@@ -10,15 +10,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from stiefel.engine import checkpoint
+from stiefel.engine.admission import check_gradient, checked_view, complete, listed
 from stiefel.engine.bucket import Bucket, make_buckets, members_of
 from stiefel.engine.effective import EffectiveStep, effective_steps
 from stiefel.engine.execution import Compiled, eager
 from stiefel.engine.guard import Verdict, inspect
-from stiefel.engine.transport import refuse_sharded
-from stiefel.errors import GradientError, ParameterError, RecipeError, ViewError
-from stiefel.piece import ENTRY
+from stiefel.errors import ParameterError
 from stiefel.recipe import LR, Recipe
-from stiefel.views import View, ViewRule, conv, entries, matrix
+from stiefel.views import View, entries, matrix
 
 __all__ = ["Optimizer"]
 
@@ -72,7 +71,7 @@ class Optimizer(torch.optim.Optimizer):
         LR.check(lr)
         numbers = {name: live.default for name, live in recipe.live.items()}
         lr = lr if recipe.lr is None else recipe.lr
-        super().__init__(_not_empty(params), {"lr": lr, **numbers, "maximize": maximize})
+        super().__init__(listed(params), {"lr": lr, **numbers, "maximize": maximize})
 
     # -- groups ------------------------------------------------------------------------------------
 
@@ -81,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         group = dict(param_group)
         recipe = group.pop("recipe", self._recipe)
         views = group.pop("views", None)
-        _fill(group, recipe, self.defaults["lr"], self.skipped_steps)
+        complete(group, recipe, self.defaults["lr"], self.skipped_steps)
         keys = set(group)
         super().add_param_group(group)
         for key in self.defaults.keys() - keys - {"maximize"}:
@@ -98,7 +97,7 @@ class Optimizer(torch.optim.Optimizer):
         names = group.get("param_names") or [f"of shape {tuple(p.shape)}" for p in params]
         given = views or [None] * len(params)
         chosen = {
-            p: _checked_view(name, p, view, recipe)
+            p: checked_view(name, p, view, recipe)
             for name, p, view in zip(names, params, given, strict=True)
         }
         for parameter, view in chosen.items():
@@ -169,7 +168,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in dict.fromkeys(group["params"]):
                 if parameter.grad is not None:
-                    _check_gradient(self, parameter, parameter.grad)
+                    check_gradient(self.name_of, parameter, parameter.grad)
                     yield parameter, parameter.grad
 
     def _may_step(self, grads: list[Tensor]) -> bool:
@@ -191,8 +190,7 @@ class Optimizer(torch.optim.Optimizer):
         for group, bucket in self._bucketed():
             numbers = _numbers(group, bucket.recipe)
             bucket.step(self.state, steps, numbers, group["maximize"], self._run)
-        for p in ready:
-            self.state[p]["step"] += 1
+        torch._foreach_add_([self.state[p]["step"] for p in ready], 1)
 
     @property
     def skipped_steps(self) -> int:
@@ -230,80 +228,6 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._buckets = None
         self._run = Compiled() if self._compile else eager
-
-
-def _not_empty(params: ParamsT) -> ParamsT:
-    if isinstance(params, (Tensor, set, frozenset)):
-        raise TypeError(
-            f"params is a {type(params).__name__}: give a list; checkpoints rely on its order"
-        )
-    found = list(params)
-    if not found:
-        raise ParameterError("the parameter list is empty: give at least one parameter or group")
-    return found  # type: ignore[return-value]
-
-
-def _fill(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:
-    """Give a new group every number that its recipe reads, and check them all."""
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(
-            f"recipe={recipe!r} in a param group is not a Recipe: give for example stiefel.adamw()"
-        )
-    group.setdefault("lr", lr if recipe.lr is None else recipe.lr)
-    LR.check(group["lr"])
-    for name, live in recipe.live.items():
-        live.check(group.setdefault(name, live.default))
-    group["recipe"] = recipe.fingerprint
-    group["skipped_steps"] = skipped
-
-
-def _checked_view(
-    name: str, p: Tensor, view: View | ViewRule | None, recipe: Recipe
-) -> View | None:
-    """What matrix ``p`` holds (None: no matter), or an error that names the parameter."""
-    refuse_sharded(name, p)
-    if not p.is_floating_point():
-        raise ParameterError(
-            f"parameter {name} is {p.dtype}: only real floating-point parameters can be stepped; "
-            "hold a complex one as torch.view_as_real"
-        )
-    if view is not None:
-        view = view if isinstance(view, View) else view(p.shape)
-        if view.shape != tuple(p.shape):
-            raise ViewError(f"parameter {name}: {view.misfit(p.shape)}")
-        return view
-    return None if recipe.scope is ENTRY else _default_view(name, p, recipe)
-
-
-def _default_view(name: str, p: Tensor, recipe: Recipe) -> View:
-    """A matrix is a matrix and a 4-D tensor a convolution; anything else needs a word."""
-    if p.ndim == 2:
-        return matrix(p.shape)
-    if p.ndim == 4:
-        return conv()(p.shape)
-    if p.ndim < 2:
-        raise ParameterError(
-            f"parameter {name} has shape {tuple(p.shape)}, which is no matrix, but recipe "
-            f"{recipe.name!r} needs one: give it to stiefel.AdamW, or let stiefel.optimizer(model) "
-            "sort the parameters"
-        )
-    raise ParameterError(
-        f"parameter {name} has shape {tuple(p.shape)}, which may be a stack of matrices or a "
-        "convolution: say which with a group {'params': [p], 'views': [stiefel.views.stack]}"
-    )
-
-
-def _check_gradient(optimizer: Optimizer, parameter: Tensor, grad: Tensor) -> None:
-    if grad.layout is not torch.strided:
-        kind = "a sparse"
-    elif grad.is_complex():
-        kind = "a complex"
-    else:
-        return
-    raise GradientError(
-        f"parameter {optimizer.name_of(parameter)} has {kind} gradient: stiefel does not support "
-        f"{kind[2:]} gradients; make the layer produce dense real ones"
-    )
 
 
 def _numbers(group: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

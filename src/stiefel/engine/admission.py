@@ -1,0 +1,94 @@
+"""Who may enter: checks of parameters, groups and gradients, before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from stiefel.engine.transport import refuse_sharded
+from stiefel.errors import GradientError, ParameterError, RecipeError, ViewError
+from stiefel.piece import ENTRY
+from stiefel.recipe import LR, Recipe
+from stiefel.views import View, ViewRule, conv, matrix
+
+__all__ = ["check_gradient", "checked_view", "complete", "listed"]
+
+Group = dict[str, Any]
+
+
+def listed(params: ParamsT) -> ParamsT:
+    """The parameters or groups as a list, read once; refused if empty or without an order."""
+    if isinstance(params, (Tensor, set, frozenset)):
+        raise TypeError(
+            f"params is a {type(params).__name__}: give a list; checkpoints rely on its order"
+        )
+    found = list(params)
+    if not found:
+        raise ParameterError("the parameter list is empty: give at least one parameter or group")
+    return found  # type: ignore[return-value]
+
+
+def complete(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:
+    """Give a new group every number that its recipe reads, and check them all."""
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"recipe={recipe!r} in a param group is not a Recipe: give for example stiefel.adamw()"
+        )
+    group.setdefault("lr", lr if recipe.lr is None else recipe.lr)
+    LR.check(group["lr"])
+    for name, live in recipe.live.items():
+        live.check(group.setdefault(name, live.default))
+    group["recipe"] = recipe.fingerprint
+    group["skipped_steps"] = skipped
+
+
+def checked_view(name: str, p: Tensor, view: View | ViewRule | None, recipe: Recipe) -> View | None:
+    """What matrix ``p`` holds (None: no matter), or an error that names the parameter."""
+    refuse_sharded(name, p)
+    if not p.is_floating_point():
+        raise ParameterError(
+            f"parameter {name} is {p.dtype}: only real floating-point parameters can be stepped; "
+            "hold a complex one as torch.view_as_real"
+        )
+    if view is not None:
+        view = view if isinstance(view, View) else view(p.shape)
+        if view.shape != tuple(p.shape):
+            raise ViewError(f"parameter {name}: {view.misfit(p.shape)}")
+        return view
+    return None if recipe.scope is ENTRY else _default_view(name, p, recipe)
+
+
+def _default_view(name: str, p: Tensor, recipe: Recipe) -> View:
+    """A matrix is a matrix and a 4-D tensor a convolution; anything else needs a word."""
+    if p.ndim == 2:
+        return matrix(p.shape)
+    if p.ndim == 4:
+        return conv()(p.shape)
+    if p.ndim < 2:
+        raise ParameterError(
+            f"parameter {name} has shape {tuple(p.shape)}, which is no matrix, but recipe "
+            f"{recipe.name!r} needs one: give it to stiefel.AdamW, or let stiefel.optimizer(model) "
+            "sort the parameters"
+        )
+    raise ParameterError(
+        f"parameter {name} has shape {tuple(p.shape)}, which may be a stack of matrices or a "
+        "convolution: say which with a group {'params': [p], 'views': [stiefel.views.stack]}"
+    )
+
+
+def check_gradient(name_of: Callable[[Tensor], str], parameter: Tensor, grad: Tensor) -> None:
+    """Refuse a sparse or complex gradient."""
+    if grad.layout is not torch.strided:
+        kind = "a sparse"
+    elif grad.is_complex():
+        kind = "a complex"
+    else:
+        return
+    raise GradientError(
+        f"parameter {name_of(parameter)} has {kind} gradient: stiefel does not support "
+        f"{kind[2:]} gradients; make the layer produce dense real ones"
+    )

@@ -93,6 +93,9 @@ def test_qkv_unequal_and_interleaved() -> None:
     for interleaved, expected in rows.items():
         blocks = views.qkv(4, 2, interleaved=interleaved)((16, 3)).split(fused)
         assert tuple([int(r) for r in b[:, 0]] for b in blocks) == expected
+        assert [b.name for b in views.qkv(4, 2, interleaved=interleaved)((16, 3)).blocks] == list(
+            "qkv"
+        )
 
 
 def test_column_heads() -> None:

@@ -104,7 +104,8 @@ def _unit(X: Tensor, dtype: torch.dtype, headroom: float = 1.0) -> Tensor:
 def _norm(X: Tensor) -> Tensor:
     """Frobenius norms `[..., 1, 1]`, accumulated in at least float32."""
     wide = torch.float64 if X.dtype == torch.float64 else torch.float32
-    return torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
+    norm: Tensor = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
+    return norm
 
 
 def _may_be_extreme(norm: Tensor) -> bool:

@@ -51,6 +51,7 @@ CONSTRUCTION: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: stiefel.Muon([W], weight_decay=-0.1), HyperparameterError, "weight_decay=-0.1"),
     (lambda: stiefel.Muon([W], ns_steps=0), HyperparameterError, "ns_steps=0.*whole number"),
     (lambda: stiefel.Muon([W], ns_steps=2.5), HyperparameterError, "ns_steps=2.5"),
+    (lambda: stiefel.Muon([W], ns_steps=5.0), HyperparameterError, "ns_steps=5.0"),
     (lambda: stiefel.Muon([W], ns_steps=nan), HyperparameterError, "ns_steps=nan"),
     (lambda: stiefel.Muon([W], nesterov=1), HyperparameterError, "nesterov=1.*True or False"),
     (lambda: stiefel.Muon([W], polar="newton"), RecipeError, "polar='newton' is unknown"),

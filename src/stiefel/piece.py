@@ -77,7 +77,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ),
     ),
     "nonnegative": ("0 <= value < inf", lambda x: _is_number(x) and 0 <= x < math.inf),
-    "count": ("a whole number >= 1", lambda x: _is_number(x) and x == int(x) and x >= 1),
+    "count": (
+        "a whole number >= 1",
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 1,
+    ),
     "flag": ("True or False", lambda x: isinstance(x, bool)),
 }
 
@@ -97,11 +100,7 @@ class Live:
         """Raise `HyperparameterError` unless ``value`` (or a one-element tensor) obeys the rule."""
         stated, holds = RULES[self.rule]
         plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        try:
-            fits = holds(plain)
-        except (ValueError, OverflowError):  # int(nan), int(inf)
-            fits = False
-        if not fits:
+        if not holds(plain):
             raise HyperparameterError(f"{self.name}={value!r} is out of range: give {stated}")
 
     def __repr__(self) -> str:

@@ -25,7 +25,7 @@ types: .venv/dev
 	$(BIN)/mypy
 
 docs: .venv/dev  ## the site, in site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 ci:
 	bash .ci/run

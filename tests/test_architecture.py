@@ -1,4 +1,4 @@
-"""The layout keeps its promises: which way imports point, who knows what, and how long things are."""
+"""The layout keeps its promises: which way imports point, who knows what, how long things are."""
 
 from __future__ import annotations
 

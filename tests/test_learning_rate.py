@@ -94,6 +94,13 @@ def test_effective_lr_is_the_step_that_follows() -> None:
     assert told[names[2]].spectral == pytest.approx(0.01 * 0.2 * math.sqrt(27))
 
 
+def test_a_recipes_own_lr_is_its_own() -> None:
+    """A learning rate given to one recipe does not reach the parameters of another."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    optimizer = stiefel.optimizer(model, stiefel.muon(lr=0.02), lr=3e-4)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.02, 3e-4]
+
+
 def test_effective_lr_leaves_out_what_will_not_move() -> None:
     a, b = parameters(SHAPE, SHAPE)
     optimizer = stiefel.Muon([("a", a), ("b", b)])

@@ -173,7 +173,7 @@ def lerp_(mean: Tensor, x: Tensor, weight: Any) -> Tensor:
 
 
 def lerp_square_(mean: Tensor, x: Tensor, weight: Any) -> Tensor:
-    """``mean <- (1 - weight) mean + weight x^2`` in place, as `lerp_` without storing the square."""
+    """``mean <- (1 - weight) mean + weight x^2`` in place: `lerp_` without storing the square."""
     if isinstance(weight, Tensor):
         return lerp_(mean, x * x, weight)
     return mean.mul_(1 - weight).addcmul_(x, x, value=weight)

@@ -86,9 +86,32 @@ def test_evaluations_are_spread_and_include_the_end(text: Text, steps: int) -> N
 
 
 def test_validation_weighs_every_byte_alike(text: Text) -> None:
-    # Sixty-four windows do not divide into batches of five: the last batch is a smaller one.
-    one, other = Run(replace(TINY, batch=5), text), Run(replace(TINY, batch=64), text)
-    assert one._validate() == pytest.approx(other._validate(), rel=1e-3)
+    run = Run(replace(TINY, batch=5), text)
+    run._loss = lambda tokens: torch.tensor(float(len(tokens)))
+    assert run._validate() == pytest.approx((12 * 5 * 5 + 4 * 4) / 64)
+
+
+def test_validation_reads_held_out_windows(text: Text) -> None:
+    run = Run(TINY, text)
+    seen = []
+    run._loss = lambda tokens: (seen.append(tokens), torch.tensor(0.0))[1]
+    run._validate()
+    assert torch.equal(torch.cat(seen), text.held_out_windows(64, TINY.context + 1))
+
+
+def test_each_step_reads_its_own_batch(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, calls = Text.batch, []
+    monkeypatch.setattr(
+        Text, "batch", lambda text, *what: (calls.append(what), read(text, *what))[1]
+    )
+    finish(Run(replace(TINY, seed=5), text))
+    assert calls == [(5, step, TINY.batch, TINY.context + 1) for step in range(TINY.steps)]
+
+
+def test_no_gradient_is_left_for_the_next_step(text: Text) -> None:
+    run = Run(TINY, text)
+    finish(run)
+    assert all(parameter.grad is None for parameter in run.model.parameters())
 
 
 def test_the_clock_counts_training_only(text: Text) -> None:

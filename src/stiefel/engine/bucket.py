@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from stiefel.engine.execution import Run
-from stiefel.hardware import stacking_pays
+from stiefel.hardware import joining_pays, stacking_pays
 from stiefel.piece import ENTRY
 from stiefel.recipe import Recipe
 from stiefel.views import Block, View, entries
 
 __all__ = ["Bucket", "Member", "compute_dtype", "make_buckets", "members_of"]
 
-# Elementwise recipes lay tensors of at most this many entries end to end.
-SMALL_ENTRIES = 1 << 16
 # No stack grows beyond this many entries (256 MiB in float32): a step copies it once.
 LARGEST_STACK = 1 << 26
 
@@ -223,10 +221,10 @@ def _bucket_key(member: Member) -> Any:
 
 
 def _stackable(member: Member) -> bool:
-    block = member.block
+    block, device = member.block, member.parameter.device
     if member.entrywise:
-        return block.n <= SMALL_ENTRIES
-    return stacking_pays(block.m, block.n, member.parameter.device)
+        return joining_pays(block.n, device)
+    return stacking_pays(block.m, block.n, device)
 
 
 def _within_limit(members: list[Member]) -> Iterable[list[Member]]:

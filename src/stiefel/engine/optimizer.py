@@ -70,7 +70,6 @@ class Optimizer(torch.optim.Optimizer):
         self._run = Compiled() if compile else eager
         LR.check(lr)
         numbers = {name: live.default for name, live in recipe.live.items()}
-        lr = lr if recipe.lr is None else recipe.lr
         super().__init__(listed(params), {"lr": lr, **numbers, "maximize": maximize})
 
     # -- groups ------------------------------------------------------------------------------------

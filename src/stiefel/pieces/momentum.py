@@ -21,7 +21,7 @@ class Momentum:
     """
 
     beta: Live
-    nesterov: Live
+    nesterov: Live | None = None
     scope: ClassVar[Scope] = ENTRY
 
     def init(self, like: Tensor) -> State:
@@ -32,4 +32,4 @@ class Momentum:
         """The averaged gradient."""
         beta, m = now(self.beta), state["m"]
         lerp_(m, x, 1 - beta)
-        return lerp(x, m, beta) if now(self.nesterov) else m
+        return lerp(x, m, beta) if self.nesterov and now(self.nesterov) else m

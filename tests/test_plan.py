@@ -463,3 +463,24 @@ def test_layer_numbers() -> None:
     assert "layers.{0..11}.{0..2}.weight  x36 " in table
     assert "layers.{0,5,7}.gain  x3 " in table
     assert "rest.{0..2}  x3 " in table
+
+
+@pytest.mark.filterwarnings("ignore:matrix recipes step only")
+def test_a_type_speaks_of_matrices_and_leaves_biases_alone() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    plan = stiefel.plan(model, "muon", roles={nn.Linear: "embedding"})
+    assert [entry.role for entry in plan.values()] == ["embedding", "vector"] * 2
+
+
+def test_parameters_instead_of_a_model_are_refused() -> None:
+    with pytest.raises(ParameterError, match="model is a generator, not a Module: give the model"):
+        stiefel.optimizer(nn.Linear(2, 2).parameters(), "muon")  # type: ignore[arg-type]
+
+
+def test_an_entry_shows_itself_in_one_line() -> None:
+    entry = stiefel.plan(nn.Sequential(nn.Linear(8, 4)), "muon")["0.weight"]
+    assert repr(entry) == "<Entry 0.weight [4, 8]: hidden as matrix 4x8 by muon (Linear)>"
+
+
+def test_a_plan_without_matrix_recipes_claims_no_coverage() -> None:
+    assert "Coverage" not in str(stiefel.plan(nn.Linear(2, 2), "adamw"))

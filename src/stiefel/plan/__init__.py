@@ -46,8 +46,8 @@ def plan(
             vectors, scalars and positional tables, as is common practice. An elementwise recipe
             takes everything.
         roles: your own word: ``{"*.router.weight": "hidden", MyBlock: "hidden"}``. Keys are
-            patterns of parameter names (as in `fnmatch`) or types of the holding module; the first
-            key that matches decides.
+            patterns of parameter names (as in `fnmatch`) or types of the holding module (which
+            speak of its matrices, not of its biases); the first key that matches decides.
         views: likewise from keys to views: ``{"*.o_proj.weight": stiefel.views.heads(12,
             side="cols")}``.
         groups: your own param groups. Each is split by recipe and keeps its options, which win over
@@ -65,6 +65,11 @@ def plan(
         RoleError, RecipeError, ViewError: an unknown role or recipe, a view that does not fit.
         StiefelError: an override that matches nothing, an example that the model does not take.
     """
+    if not isinstance(model, nn.Module):
+        raise ParameterError(
+            f"model is a {type(model).__name__}, not a Module: give the model itself; for "
+            "parameters that you chose yourself there are stiefel.Muon and stiefel.AdamW"
+        )
     everything = survey(model, example)
     held = sections(groups, {known.parameter: known.name for known in everything})
     by_role = recipe_by_role(recipe)

@@ -50,3 +50,11 @@ class Entry:
     def by_matrix(self) -> bool:
         """Whether its recipe sees matrices."""
         return self.recipe.scope is MATRIX
+
+    def __repr__(self) -> str:
+        """One line, without the tensor's numbers."""
+        view = f" as {self.view}" if self.view else ""
+        return (
+            f"<Entry {self.name} {list(self.shape)}: {self.role}{view} by {self.recipe.name} "
+            f"({self.reason})>"
+        )

@@ -65,7 +65,8 @@ def _match(
 def _matches(known: Known, key: Key) -> bool:
     if isinstance(key, str):
         return any(fnmatchcase(name, key) for name in (known.name, *known.tied))
-    return any(isinstance(holder, key) for holder in known.holders)
+    # A type speaks of the module's weights; its biases stay the vectors that they are.
+    return known.extent > 1 and any(isinstance(holder, key) for holder in known.holders)
 
 
 def _shown(key: Key) -> str:

@@ -71,10 +71,11 @@ class Plan(Mapping[str, Entry]):
     def _notes(self) -> Iterator[str]:
         trained = [entry for entry in self.values() if not entry.frozen]
         covered = entry_count(entry for entry in trained if entry.by_matrix)
-        yield (
-            f"Coverage: matrix recipes step {self.coverage:.2%} of the parameters "
-            f"({covered:,} of {entry_count(trained):,})."
-        )
+        if covered or self.warning:  # under AdamW alone there is nothing to cover
+            yield (
+                f"Coverage: matrix recipes step {self.coverage:.2%} of the parameters "
+                f"({covered:,} of {entry_count(trained):,})."
+            )
         unknown = [entry for entry in self.values() if entry.role is Role.UNKNOWN]
         if unknown:
             yield f"Not recognised: {shortened(unknown)}."

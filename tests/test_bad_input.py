@@ -157,7 +157,10 @@ CHECKPOINTS: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: torch.optim.Muon(parameters((6, 4), (8, 8))).state_dict(), "names no recipe"),
     (lambda: saved(parameters((6, 4))), "has 1 parameters, this optimiser's has 2"),
     (lambda: saved(parameters((6, 4), (8, 6))), r"momentum.m of parameter .* has shape \(8, 6\)"),
-    (lambda: mixed(parameters((6, 4), (8, 8))).state_dict(), "2 param groups, this optimiser 1"),
+    (
+        lambda: mixed(parameters((6, 4), (8, 8))).state_dict(),
+        r"2 param groups \(muon, adamw\), this optimiser 1 \(muon\)",
+    ),
     (lambda: damaged(lambda s: s["state"].pop(1)), "the checkpoint has nothing"),
     (lambda: damaged(lambda s: s["state"][0].pop("momentum.m")), r"has \['step'\]"),
 ]

@@ -7,7 +7,7 @@ print(stiefel.plan(model, "muon"))                # which parameter gets what, a
 from stiefel import errors, linalg, views
 from stiefel.api import optimizer
 from stiefel.classes import AdamW, Muon
-from stiefel.engine import Optimizer
+from stiefel.engine import EffectiveStep, Optimizer
 from stiefel.errors import StiefelError
 from stiefel.pieces import convert_lr
 from stiefel.plan import Entry, Plan, plan
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdamW",
+    "EffectiveStep",
     "Entry",
     "Muon",
     "Optimizer",

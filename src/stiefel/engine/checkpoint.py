@@ -71,8 +71,9 @@ def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Any, dict[str
     groups, saved_groups = optimizer.param_groups, given["param_groups"]
     if len(groups) != len(saved_groups):
         raise CheckpointError(
-            f"the checkpoint has {len(saved_groups)} param groups, this optimiser {len(groups)}: "
-            "build it with the model and the groups that were saved"
+            f"the checkpoint has {len(saved_groups)} param groups ({_methods(saved_groups)}), this "
+            f"optimiser {len(groups)} ({_methods(groups)}): build it with the model, the recipe "
+            "and the groups that were saved"
         )
     state: dict[Any, dict[str, Any]] = {}
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
@@ -82,6 +83,11 @@ def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Any, dict[str
             name = optimizer.name_of(parameter)
             state[parameter] = _checked_entry(name, parameter, optimizer.state[parameter], entry)
     return state
+
+
+def _methods(groups: list[dict[str, Any]]) -> str:
+    """The names of the groups' recipes: ``muon, adamw``."""
+    return ", ".join(str(group.get("recipe", "no recipe")).split("(")[0] for group in groups)
 
 
 def _check_group(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

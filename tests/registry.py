@@ -24,10 +24,12 @@ class Row:
         recipe: the recipe's function.
         twin: ``(W, grads, lr=...) -> W``, a textbook version in float64 with the same settings.
         state: names of the state tensors of a plain matrix.
-        spectral: the update is equivariant under orthogonal maps and under transposition.
+        spectral: the update is equivariant under orthogonal maps.
+        transposes: a transposed gradient gives the transposed update.
+        scale_free: the update ignores the gradient's positive scale.
         settings: keywords that make recipe and twin the same method.
-        undamped: keywords without decay or damping, under which the update ignores the gradient's
-            positive scale.
+        undamped: keywords without decay or damping, under which the three claims above are
+            tested: a law holds where it is claimed and fails where it is not.
         plain: the recipe with its novelty switched off, and the torch optimiser it then is.
     """
 
@@ -36,6 +38,8 @@ class Row:
     twin: Callable[..., Tensor]
     state: frozenset[str]
     spectral: bool
+    transposes: bool
+    scale_free: bool
     settings: dict[str, Any]
     undamped: dict[str, Any]
     plain: Callable[[], tuple[Recipe, Callable[..., torch.optim.Optimizer]]]
@@ -57,6 +61,8 @@ REGISTRY = [
         twin=muon_twin,
         state=frozenset({"momentum.m", "step"}),
         spectral=True,
+        transposes=True,
+        scale_free=True,
         settings={"polar": "jordan"},
         undamped={"weight_decay": 0.0},
         plain=_muon_without_polar,
@@ -67,6 +73,8 @@ REGISTRY = [
         twin=adamw_twin,
         state=frozenset({"precondition.m", "precondition.v", "step"}),
         spectral=False,
+        transposes=True,
+        scale_free=True,
         settings={},
         undamped={"weight_decay": 0.0, "eps": 0.0},
         plain=_adamw_itself,

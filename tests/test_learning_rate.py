@@ -86,7 +86,7 @@ def test_effective_lr_is_the_step_that_follows() -> None:
     for name, p, old in zip(names, params, before, strict=True):
         moved = (p - old).detach()
         assert told[name].rms == pytest.approx(float(moved.square().mean().sqrt()))
-        assert told[name].relative == pytest.approx(float(moved.norm() / old.norm()))
+        assert told[name].relative == pytest.approx(float(moved.norm() / old.detach().norm()))
         matrix = moved.flatten(1) if moved.ndim > 1 else moved[None]
         assert told[name].spectral == pytest.approx(float(torch.linalg.svdvals(matrix)[0]))
         assert told[name].lr == 0.01

@@ -52,8 +52,8 @@ class Event:
 class Run:
     """Trains from `settings` on `text`: iterate to go on from where it stands to the end.
 
-    Everything random is a function of (seed, step), so that on one machine the same settings give
-    the same bits, whether or not the run was interrupted.
+    The weights come from the seed and the data from (seed, step), so that on one machine's CPU the
+    same settings give the same bits, whether or not the run was interrupted.
     """
 
     def __init__(self, settings: Settings, text: Text) -> None:

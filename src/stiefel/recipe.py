@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -91,18 +92,18 @@ class Recipe:
         """The pieces by slot name, in the order in which they act."""
         return ((name, getattr(self, name)) for name in self.SLOTS)
 
-    @property
+    @cached_property
     def scope(self) -> Scope:
         """`MATRIX` as soon as one piece, or the scale rule, needs to know the matrix."""
         whole = any(piece.scope is MATRIX for _, piece in self.slots())
         return MATRIX if whole or self.scale else ENTRY
 
-    @property
+    @cached_property
     def live(self) -> dict[str, Live]:
         """Every hyper-parameter of the recipe by name (without ``lr``)."""
         return {live.name: live for live in live_numbers(self)}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The structure in words, without any number that a group may change."""
         parts = [

@@ -109,17 +109,14 @@ class View:
         return Block(name, tuple(axes[: self.batch]), m, n, start, size)
 
     @cached_property
-    def _plain(self) -> bool:
-        """Nothing to factor, permute or cut: spares a thousand small tensors the three calls."""
-        in_order = self.order == tuple(range(len(self.order)))
-        return self.factors == self.shape and in_order and not self.cuts
+    def _in_order(self) -> bool:
+        return self.order == tuple(range(len(self.order)))
 
     def part(self, tensor: Tensor, block: Block) -> Tensor:
         """The entries of ``block`` as an alias of ``tensor``, axes permuted but not yet merged."""
-        if self._plain:
-            return tensor
-        axes = tensor.view(self.factors).permute(self.order)
-        return axes.narrow(self.cut, block.start, block.size)
+        axes = tensor if self.factors == self.shape else tensor.view(self.factors)
+        axes = axes if self._in_order else axes.permute(self.order)
+        return axes.narrow(self.cut, block.start, block.size) if self.cuts else axes
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Every block as `[*batch, m, n]`; an alias where strides allow, else a copy."""

@@ -64,7 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         self._recipe = recipe
         self._recipes: dict[str, Recipe] = {}
         self._views: dict[Tensor, View | None] = {}
-        self._buckets: list[tuple[Group, Bucket]] | None = None
+        self._buckets: list[tuple[Group, Recipe, list[Bucket]]] | None = None
         self._guard = guard
         self._compile = compile
         self._run = Compiled() if compile else eager
@@ -107,15 +107,16 @@ class Optimizer(torch.optim.Optimizer):
         self._recipes[group["recipe"]] = recipe
         self._buckets = None
 
-    def _bucketed(self) -> list[tuple[Group, Bucket]]:
+    def _bucketed(self) -> list[tuple[Group, Recipe, list[Bucket]]]:
         if self._buckets is None:
+            recipes = [self._recipes[group["recipe"]] for group in self.param_groups]
             self._buckets = [
-                (group, bucket) for group in self.param_groups for bucket in self._buckets_of(group)
+                (group, recipe, self._buckets_of(group, recipe))
+                for group, recipe in zip(self.param_groups, recipes, strict=True)
             ]
         return self._buckets
 
-    def _buckets_of(self, group: Group) -> list[Bucket]:
-        recipe = self._recipes[group["recipe"]]
+    def _buckets_of(self, group: Group, recipe: Recipe) -> list[Bucket]:
         # A parameter given twice (torch warns) is stepped once.
         members = (
             m for p in dict.fromkeys(group["params"]) for m in members_of(p, self._views[p], recipe)
@@ -186,9 +187,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _advance(self, ready: list[Tensor]) -> None:
         steps = {p: int(self.state[p]["step"]) + 1 for p in ready}
-        for group, bucket in self._bucketed():
-            numbers = _numbers(group, bucket.recipe)
-            bucket.step(self.state, steps, numbers, group["maximize"], self._run)
+        for group, recipe, buckets in self._bucketed():
+            numbers = _numbers(group, recipe)
+            for bucket in buckets:
+                bucket.step(self.state, steps, numbers, group["maximize"], self._run)
         torch._foreach_add_([self.state[p]["step"] for p in ready], 1)
 
     @property

@@ -72,6 +72,17 @@ CONSTRUCTION: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ViewError,
         r"for shape \(3, 4\), not \(4, 3\)",
     ),
+    (lambda: stiefel.Muon([{"params": [W], "views": []}]), ViewError, "does not fit 1 parameters"),
+    (
+        lambda: stiefel.Muon([{"params": [W], "views": stiefel.views.stack}]),
+        ViewError,
+        "give a list",
+    ),
+    (
+        lambda: stiefel.Recipe("odd", apply=DecoupledDecay(Live("w", 0.1)), scale=max),  # type: ignore[arg-type]
+        RecipeError,
+        "has no name that a checkpoint could keep",
+    ),
     (
         lambda: stiefel.Recipe("odd", apply=DecoupledDecay(Live("w", 0.1)), momentum="m"),  # type: ignore[arg-type]
         RecipeError,
@@ -161,6 +172,8 @@ CHECKPOINTS: list[tuple[Callable[[], dict[str, Any]], str]] = [
         lambda: mixed(parameters((6, 4), (8, 8))).state_dict(),
         r"2 param groups \(muon, adamw\), this optimiser 1 \(muon\)",
     ),
+    (lambda: {}, "this one nothing: give what opt.state_dict"),
+    (lambda: damaged(lambda s: s["param_groups"][0].pop("nesterov")), "group 0 .* lacks nesterov"),
     (lambda: damaged(lambda s: s["state"].pop(1)), "the checkpoint has nothing"),
     (lambda: damaged(lambda s: s["state"][0].pop("momentum.m")), r"has \['step'\]"),
 ]

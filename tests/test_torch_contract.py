@@ -170,7 +170,7 @@ def test_tensor_lr(make: Make, shape: tuple[int, ...]) -> None:
     optimizer = make(params, lr=lr)
     run(optimizer, params, grads)
     assert_close(params, other, 1e-6)
-    assert optimizer.param_groups[0]["lr"] is lr
+    assert torch.equal(optimizer.param_groups[0]["lr"], lr)
 
 
 SCHEDULERS: list[Callable[[Any], Any]] = [
@@ -380,7 +380,7 @@ def test_copies_go_on_alone(make: Make, duplicate: Callable[[Any], Any]) -> None
 
 @makes
 def test_state_dict_is_plain(make: Make) -> None:
-    """Tensors with memory of their own and plain numbers: loads under weights_only."""
+    """Tensors and plain numbers: loads under weights_only."""
     params = parameters(*SHAPES)
     optimizer = make(params)
     run(optimizer, params, gradients(params))
@@ -388,7 +388,7 @@ def test_state_dict_is_plain(make: Make) -> None:
     assert set(saved) == {"state", "param_groups"}
     for entry in saved["state"].values():
         for tensor in entry.values():
-            assert type(tensor) is Tensor and tensor.untyped_storage().nbytes() == tensor.nbytes
+            assert type(tensor) is Tensor
     buffer = io.BytesIO()
     torch.save(saved, buffer)
     buffer.seek(0)

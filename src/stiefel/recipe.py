@@ -10,7 +10,7 @@ number serves the step, `effective_lr` and `convert_lr`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import ClassVar, Protocol
 
@@ -85,6 +85,11 @@ class Recipe:
                     f"recipe {self.name!r}: {piece!r} in slot {slot!r} is not a piece; "
                     "give a dataclass with scope, init and __call__ (stiefel.piece)"
                 )
+        if self.scale is not None and not is_dataclass(self.scale):
+            raise RecipeError(
+                f"recipe {self.name!r}: scale={self.scale!r} has no name that a checkpoint could "
+                "keep: give a dataclass such as stiefel.pieces.ShapeScale('original')"
+            )
         if self.lr is not None:
             LR.check(self.lr)
 

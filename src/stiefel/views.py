@@ -56,6 +56,11 @@ class Block:
     start: int
     size: int
 
+    @property
+    def numel(self) -> int:
+        """Number of entries."""
+        return math.prod(self.batch) * self.m * self.n
+
 
 @dataclass(frozen=True)
 class View:

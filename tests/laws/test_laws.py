@@ -11,7 +11,7 @@ import torch
 
 from stiefel import Recipe, views
 from stiefel.piece import Live
-from stiefel.pieces import DecoupledDecay
+from stiefel.pieces import DecoupledDecay, ShapeScale
 from stiefel.recipes import REGISTRY as PUBLIC
 from tests.helpers import assert_fails
 from tests.laws import broken, laws
@@ -169,7 +169,7 @@ def test_novelty_off_is_torch(row: Row) -> None:
 
 def test_novelty_off_can_fail() -> None:
     recipe, peer = REGISTRY[0].plain()
-    doubled = replace(recipe, scale=lambda m, n: 2.0)
+    doubled = replace(recipe, scale=ShapeScale("unit_rms"))
     assert_fails(lambda: laws.equals_torch(doubled, peer, bitwise=True))
 
 

@@ -15,7 +15,7 @@ from stiefel.piece import ENTRY
 from stiefel.recipe import LR, Recipe
 from stiefel.views import View, ViewRule, conv, matrix
 
-__all__ = ["check_gradient", "checked_view", "complete", "listed"]
+__all__ = ["check_gradient", "checked_view", "complete", "listed", "listed_views"]
 
 Group = dict[str, Any]
 
@@ -38,12 +38,26 @@ def complete(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:
         raise RecipeError(
             f"recipe={recipe!r} in a param group is not a Recipe: give for example stiefel.adamw()"
         )
-    group.setdefault("lr", lr if recipe.lr is None else recipe.lr)
-    LR.check(group["lr"])
+    rate = group.setdefault("lr", lr if recipe.lr is None else recipe.lr)
+    LR.check(rate)
+    # Schedulers write into a tensor lr: no two groups may share one.
+    group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
     for name, live in recipe.live.items():
         live.check(group.setdefault(name, live.default))
     group["recipe"] = recipe.fingerprint
     group["skipped_steps"] = skipped
+
+
+def listed_views(views: Any, count: int) -> list[Any]:
+    """A group's views, one for each of its ``count`` parameters."""
+    if views is None:
+        return [None] * count
+    if not isinstance(views, (list, tuple)) or len(views) != count:
+        raise ViewError(
+            f"views={views!r} does not fit {count} parameters: give a list that holds a view, a "
+            "view rule or None for each"
+        )
+    return list(views)
 
 
 def checked_view(name: str, p: Tensor, view: View | ViewRule | None, recipe: Recipe) -> View | None:

@@ -3,15 +3,15 @@
 At rest every parameter owns its state (``optimizer.state[p]``). At run time a bucket's states lie
 in one stack `[b, m, n]` and the parameters hold slices of it, so that a step copies no state.
 Whoever replaces the tensors in ``optimizer.state`` (loading a checkpoint, moving it to a device)
-is noticed by identity, and the stack is made anew: ``optimizer.state`` is always the truth.
+is noticed by the memory they lie in, and the stack is made anew: ``optimizer.state`` is the truth.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from stiefel.piece import ENTRY
 from stiefel.recipe import Recipe
 from stiefel.views import Block, View, entries
 
-__all__ = ["Bucket", "Member", "compute_dtype", "make_buckets", "members_of"]
+__all__ = ["Bucket", "Member", "compute_dtype", "initial_state", "make_buckets", "members_of"]
 
 # No stack grows beyond this many entries (256 MiB in float32): a step copies it once.
 LARGEST_STACK = 1 << 26
@@ -46,7 +46,7 @@ class Member:
     @property
     def count(self) -> int:
         """How many matrices the block holds."""
-        return prod(self.block.batch)
+        return math.prod(self.block.batch)
 
     def key(self, name: str) -> str:
         """Name of a state tensor in ``optimizer.state[p]``: fused tensors add the block's name."""
@@ -72,19 +72,33 @@ class Member:
             return state.reshape(1, 1, -1)
         return state.reshape(self.count, *state.shape[len(self.block.batch) :])
 
-    def initial_state(self, recipe: Recipe) -> dict[str, Tensor]:
+    def initial_state(self, recipe: Recipe, device: torch.device | str) -> dict[str, Tensor]:
         """Fresh state of the block, keyed and shaped as at rest."""
-        p, b = self.parameter, self.block
-        like = p.detach().new_empty((), dtype=compute_dtype(p.dtype)).expand(self.count, b.m, b.n)
-        state = recipe.init(like)
+        dtype = compute_dtype(self.parameter.dtype)
+        like = torch.empty((), dtype=dtype, device=device)
+        state = recipe.init(like.expand(self.count, self.block.m, self.block.n))
         return {self.key(name): self.at_rest(tensor) for name, tensor in state.items()}
 
 
 def members_of(parameter: Tensor, view: View | None, recipe: Recipe) -> list[Member]:
-    """The blocks of one parameter as ``recipe`` sees them."""
+    """The blocks of one parameter as ``recipe`` sees them; a block without entries is none."""
     entrywise = recipe.scope is ENTRY or view is None
     seen = entries(parameter.shape) if entrywise or view is None else view
-    return [Member(parameter, seen, block, entrywise) for block in seen.blocks]
+    return [Member(parameter, seen, block, entrywise) for block in seen.blocks if block.numel]
+
+
+def initial_state(
+    parameter: Tensor, view: View | None, recipe: Recipe, device: torch.device | str | None = None
+) -> dict[str, Tensor]:
+    """Fresh state of one parameter; on the meta device it only tells names, shapes and dtypes.
+
+    The count of steps stays in float32 on the CPU, whatever torch's defaults are.
+    """
+    device = parameter.device if device is None else device
+    state = {"step": torch.zeros((), dtype=torch.float32, device="cpu")}
+    for member in members_of(parameter, view, recipe):
+        state |= member.initial_state(recipe, device)
+    return state
 
 
 @dataclass(eq=False)
@@ -95,7 +109,7 @@ class Bucket:
     members: list[Member]
     _names: list[str] = field(init=False)
     _stacks: dict[str, Tensor] = field(init=False, default_factory=dict)
-    _slices: dict[str, list[Tensor]] = field(init=False, default_factory=dict)
+    _places: dict[str, list[int]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         first = self.members[0].block
@@ -162,18 +176,19 @@ class Bucket:
         """The stacks of all members' states; parameters hold slices of them."""
         for name in self._names:
             held = [state[m.parameter][m.key(name)] for m in self.members]
-            slices = self._slices.get(name)
-            if slices is None or any(a is not b for a, b in zip(held, slices, strict=True)):
+            if [tensor.data_ptr() for tensor in held] != self._places.get(name):
                 self._restack(name, held, state)
         return self._stacks
 
     def _restack(
         self, name: str, held: list[Tensor], state: Mapping[Tensor, dict[str, Any]]
     ) -> None:
-        stack = self._join([m.at_run(t) for m, t in zip(self.members, held, strict=True)])
+        device = self.members[0].parameter.device
+        runs = [m.at_run(t).to(device) for m, t in zip(self.members, held, strict=True)]
+        stack = self._join(runs)
         pieces = zip(self.members, self._part(stack, self.members), strict=True)
         slices = [member.at_rest(piece) for member, piece in pieces]
-        self._stacks[name], self._slices[name] = stack, slices
+        self._stacks[name], self._places[name] = stack, [t.data_ptr() for t in slices]
         for member, tensor in zip(self.members, slices, strict=True):
             state[member.parameter][member.key(name)] = tensor
 
@@ -232,7 +247,7 @@ def _within_limit(members: list[Member]) -> Iterable[list[Member]]:
     batch: list[Member] = []
     total = 0
     for member in members:
-        size = member.count * member.block.m * member.block.n
+        size = member.block.numel
         if batch and total + size > LARGEST_STACK:
             yield batch
             batch, total = [], 0

@@ -1,4 +1,4 @@
-"""state_dict and load_state_dict: plain tensors out, and nothing in that does not belong.
+"""load_state_dict: nothing goes in that does not belong, and nothing is rounded on the way.
 
 torch's own `load_state_dict` casts every floating state tensor to the parameter's dtype, which
 rounds the float32 momentum of a bf16 parameter. Here every tensor keeps the dtype it was saved in.
@@ -17,24 +17,9 @@ from stiefel.errors import CheckpointError
 if TYPE_CHECKING:
     from stiefel.engine.optimizer import Optimizer
 
-__all__ = ["compact", "load"]
+__all__ = ["load"]
 
 StateDict = dict[str, Any]
-
-
-def compact(state_dict: StateDict) -> StateDict:
-    """Replace slices of shared stacks by tensors of their own, so that saving one saves only it."""
-    state = {
-        index: {name: _own(value) for name, value in entry.items()}
-        for index, entry in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
-
-
-def _own(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
-        return value.clone()
-    return value
 
 
 def load(
@@ -68,6 +53,11 @@ def load(
 
 def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Any, dict[str, Any]]:
     """Every parameter's state from ``given``, on its device, or a `CheckpointError`."""
+    if not {"state", "param_groups"} <= given.keys():
+        raise CheckpointError(
+            f"a state dict has 'state' and 'param_groups', this one {sorted(given) or 'nothing'}: "
+            "give what opt.state_dict() returned"
+        )
     groups, saved_groups = optimizer.param_groups, given["param_groups"]
     if len(groups) != len(saved_groups):
         raise CheckpointError(
@@ -77,11 +67,11 @@ def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Any, dict[str
         )
     state: dict[Any, dict[str, Any]] = {}
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        _check_group(index, group, saved)
+        _check_group(index, group, saved, optimizer.keys_of(group))
         for parameter, key in zip(group["params"], saved["params"], strict=True):
+            name, blank = optimizer.name_of(parameter), optimizer.blank_state(parameter)
             entry = given["state"].get(key, {})
-            name = optimizer.name_of(parameter)
-            state[parameter] = _checked_entry(name, parameter, optimizer.state[parameter], entry)
+            state[parameter] = _checked_entry(name, parameter, blank, entry)
     return state
 
 
@@ -90,7 +80,9 @@ def _methods(groups: list[dict[str, Any]]) -> str:
     return ", ".join(str(group.get("recipe", "no recipe")).split("(")[0] for group in groups)
 
 
-def _check_group(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def _check_group(
+    index: int, group: Mapping[str, Any], saved: Mapping[str, Any], needed: list[str]
+) -> None:
     if "recipe" not in saved:
         raise CheckpointError(
             f"param group {index} of the checkpoint names no recipe: it was not saved by stiefel; "
@@ -100,6 +92,12 @@ def _check_group(index: int, group: Mapping[str, Any], saved: Mapping[str, Any])
         raise CheckpointError(
             f"param group {index} of the checkpoint was saved under {saved['recipe']}, this "
             f"optimiser has {group['recipe']}: build it with the recipe that was saved"
+        )
+    missing = [key for key in needed if key not in saved]
+    if missing:
+        raise CheckpointError(
+            f"param group {index} of the checkpoint lacks {', '.join(missing)}: it was saved by "
+            "another version; add what is missing to its param_groups"
         )
     if len(saved["params"]) != len(group["params"]):
         raise CheckpointError(
@@ -115,23 +113,24 @@ def _check_group(index: int, group: Mapping[str, Any], saved: Mapping[str, Any])
 
 
 def _checked_entry(
-    name: str, parameter: Tensor, own: Mapping[str, Any], entry: Mapping[str, Any]
-) -> dict[str, Any]:
-    if own.keys() != entry.keys():
+    name: str, parameter: Tensor, blank: Mapping[str, Tensor], entry: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    if blank.keys() != entry.keys():
         raise CheckpointError(
             f"state of parameter {name}: the checkpoint has {sorted(entry) or 'nothing'}, this "
-            f"optimiser needs {sorted(own)}; it belongs to another model, recipe or view"
+            f"optimiser needs {sorted(blank)}; it belongs to another model, recipe or view"
         )
-    for key, value in own.items():
+    for key, value in blank.items():
         saved = torch.as_tensor(entry[key])
         if saved.shape != value.shape:
             raise CheckpointError(
                 f"state {key} of parameter {name} has shape {tuple(saved.shape)} in the checkpoint "
                 f"and {tuple(value.shape)} here: it belongs to another model or view"
             )
-    # A copy of its own: a loaded dict must not be stepped under its owner's hands.
-    return {key: _like(entry[key], value) for key, value in own.items()}
+    return {key: _placed(key, entry[key], parameter, value) for key, value in blank.items()}
 
 
-def _like(saved: Any, own: Tensor) -> Tensor:
-    return torch.as_tensor(saved).detach().to(own.device, own.dtype, copy=True).contiguous()
+def _placed(key: str, saved: Any, parameter: Tensor, like: Tensor) -> Tensor:
+    """A copy, because a loaded dict must not be stepped under its owner's hands."""
+    device = "cpu" if key == "step" else parameter.device
+    return torch.as_tensor(saved).detach().to(device, like.dtype, copy=True).contiguous()

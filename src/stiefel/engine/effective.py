@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from stiefel.engine.execution import eager
 from stiefel.views import View
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ class EffectiveStep:
 def effective_steps(optimizer: Optimizer) -> dict[str, EffectiveStep]:
     """See `Optimizer.effective_lr`."""
     twin = copy.deepcopy(optimizer)
+    twin._run = eager  # a single step is not worth a compilation
     found = {}
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
         for parameter, other in zip(group["params"], copied["params"], strict=True):
+            other.grad_dtype = parameter.grad_dtype
             other.grad = parameter.grad
     twin.step()
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
@@ -66,5 +69,7 @@ def _measure(lr: float, before: Tensor, after: Tensor, view: View) -> EffectiveS
 
 def _spectral_norm(stack: Tensor) -> float:
     """Largest singular value in a stack, from the Gram matrices on the short side."""
+    if not stack.numel():
+        return 0.0
     short = stack if stack.shape[-2] <= stack.shape[-1] else stack.mT
     return float(torch.linalg.eigvalsh(short @ short.mT)[..., -1].max().clamp_min(0).sqrt())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, overload
 
 import torch
@@ -10,8 +10,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from stiefel.engine import checkpoint
-from stiefel.engine.admission import check_gradient, checked_view, complete, listed
-from stiefel.engine.bucket import Bucket, make_buckets, members_of
+from stiefel.engine.admission import (
+    check_gradient,
+    checked_view,
+    complete,
+    listed,
+    listed_views,
+)
+from stiefel.engine.bucket import Bucket, initial_state, make_buckets, members_of
 from stiefel.engine.effective import EffectiveStep, effective_steps
 from stiefel.engine.execution import Compiled, eager
 from stiefel.engine.guard import Verdict, inspect
@@ -64,7 +70,8 @@ class Optimizer(torch.optim.Optimizer):
         self._recipe = recipe
         self._recipes: dict[str, Recipe] = {}
         self._views: dict[Tensor, View | None] = {}
-        self._buckets: list[tuple[Group, Recipe, list[Bucket]]] | None = None
+        self._buckets: list[tuple[Group, Recipe, list[Bucket]]] = []
+        self._seen: list[Any] = []
         self._guard = guard
         self._compile = compile
         self._run = Compiled() if compile else eager
@@ -89,39 +96,70 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        if "momentum" in recipe.live:  # the name under which OneCycleLR cycles; see _numbers
+            self.defaults.pop("betas", None)
+            self.defaults.setdefault("momentum", recipe.live["momentum"].default)
 
     def _register(self, group: Group, recipe: Recipe, views: Any) -> None:
         """Check every parameter of a new group, then create all state."""
         params = group["params"]
         names = group.get("param_names") or [f"of shape {tuple(p.shape)}" for p in params]
-        given = views or [None] * len(params)
         chosen = {
             p: checked_view(name, p, view, recipe)
-            for name, p, view in zip(names, params, given, strict=True)
+            for name, p, view in zip(names, params, listed_views(views, len(params)), strict=True)
         }
         for parameter, view in chosen.items():
-            for member in members_of(parameter, view, recipe):
-                self.state[parameter].update(member.initial_state(recipe))
-            self.state[parameter]["step"] = torch.tensor(0.0)
+            self.state[parameter] = initial_state(parameter, view, recipe)
         self._views.update(chosen)
         self._recipes[group["recipe"]] = recipe
-        self._buckets = None
 
     def _bucketed(self) -> list[tuple[Group, Recipe, list[Bucket]]]:
-        if self._buckets is None:
+        """The buckets of every group, made anew when groups or parameters were changed."""
+        if self._seen != self._signature():
             recipes = [self._recipes[group["recipe"]] for group in self.param_groups]
             self._buckets = [
                 (group, recipe, self._buckets_of(group, recipe))
                 for group, recipe in zip(self.param_groups, recipes, strict=True)
             ]
+            self._seen = self._signature()
         return self._buckets
 
+    def _signature(self) -> list[Any]:
+        """What buckets depend on. The ids stay unique, for the buckets hold what they name."""
+        return [
+            (id(group), [(id(p), p.dtype, p.device, len(self.state[p])) for p in group["params"]])
+            for group in self.param_groups
+        ]
+
     def _buckets_of(self, group: Group, recipe: Recipe) -> list[Bucket]:
-        # A parameter given twice (torch warns) is stepped once.
-        members = (
-            m for p in dict.fromkeys(group["params"]) for m in members_of(p, self._views[p], recipe)
+        params = dict.fromkeys(group["params"])  # one given twice (torch warns) is stepped once
+        for parameter in params:
+            self._settle(parameter, recipe)
+        return make_buckets(
+            recipe, (m for p in params for m in members_of(p, self._views[p], recipe))
         )
-        return make_buckets(recipe, members)
+
+    def _settle(self, parameter: Tensor, recipe: Recipe) -> None:
+        """Fit view and state to a parameter that was replaced, cast or moved, or lost its state."""
+        if parameter not in self._views:
+            name = self.name_of(parameter)
+            self._views[parameter] = checked_view(name, parameter, None, recipe)
+        blank = self.blank_state(parameter)
+        if not blank.keys() <= self.state[parameter].keys():
+            self.state[parameter] = initial_state(parameter, self._views[parameter], recipe)
+        for name, like in blank.items():
+            device = like.device if name == "step" else parameter.device
+            self.state[parameter][name] = self.state[parameter][name].to(device, like.dtype)
+
+    def keys_of(self, group: Group) -> list[str]:
+        """What a group must hold for a step."""
+        return ["lr", "maximize", "skipped_steps", *self._recipes[group["recipe"]].live]
+
+    def blank_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Names, shapes and dtypes of a parameter's state, as tensors without memory."""
+        group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
+        recipe = self._recipes[group["recipe"]]
+        return initial_state(parameter, self._views[parameter], recipe, "meta")
 
     def view_of(self, parameter: Tensor) -> View:
         """What matrix the parameter holds; one row of entries if it holds none."""
@@ -186,8 +224,9 @@ class Optimizer(torch.optim.Optimizer):
         return verdict is not Verdict.NONFINITE and not idle
 
     def _advance(self, ready: list[Tensor]) -> None:
+        bucketed = self._bucketed()
         steps = {p: int(self.state[p]["step"]) + 1 for p in ready}
-        for group, recipe, buckets in self._bucketed():
+        for group, recipe, buckets in bucketed:
             numbers = _numbers(group, recipe)
             for bucket in buckets:
                 bucket.step(self.state, steps, numbers, group["maximize"], self._run)
@@ -209,12 +248,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- state -------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state in torch's layout: plain numbers, and tensors that own their memory."""
-        return checkpoint.compact(super().state_dict())
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, bit for bit, in whatever dtype the parameters are.
+        """Load what ``state_dict`` returned, bit for bit, in whatever dtype the parameters are.
 
         Raises:
             CheckpointError: another model, recipe or view; before anything changed.
@@ -227,17 +262,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buckets = None
-        self._run = Compiled() if self._compile else eager
+        self._buckets, self._seen = [], []
+        if "_run" not in self.__dict__:
+            self._run = Compiled() if self._compile else eager
 
 
-def _numbers(group: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _numbers(group: Group, recipe: Recipe) -> dict[str, Any]:
     """The group's present hyper-parameters.
 
-    OneCycleLR and CyclicLR write one momentum into every group, under the name that the optimiser's
-    defaults have. Where that is ``momentum`` and the recipe has betas, it is their first.
+    OneCycleLR cycles one number in every group, called ``momentum`` where a recipe of the optimiser
+    has one. In a group that has betas instead it belongs into the first of them, for all to see.
+    ``max_momentum`` is the scheduler's mark: anybody else's ``momentum`` is not for that recipe.
     """
-    numbers = {name: group[name] for name in ("lr", *recipe.live)}
-    if "betas" in numbers and "momentum" in group:
-        numbers["betas"] = (group["momentum"], *numbers["betas"][1:])
-    return numbers
+    if "betas" in recipe.live and "momentum" in group and "max_momentum" in group:
+        group["betas"] = (group.pop("momentum"), *group["betas"][1:])
+    return {name: group[name] for name in ("lr", *recipe.live)}

@@ -93,12 +93,13 @@ def _unit(X: Tensor, dtype: torch.dtype, headroom: float = 1.0) -> Tensor:
     """
     # Narrow first where the exponents suffice (float32 to bfloat16): half the memory traffic.
     work = dtype if torch.finfo(dtype).tiny <= torch.finfo(X.dtype).tiny else X.dtype
-    X = X.to(work, copy=True)
-    norm = _norm(X)
+    Y = X.to(work, copy=True)
+    norm = _norm(Y)
     if _may_be_extreme(norm):
-        norm = _norm(X.mul_(_power_of_two(X)))
+        Y = _near_one(X).to(work)
+        norm = _norm(Y)
     floor = torch.finfo(norm.dtype).tiny
-    return X.div_((norm.clamp_min(floor) * headroom).to(work)).to(dtype)
+    return Y.div_((norm.clamp_min(floor) * headroom).to(work)).to(dtype)
 
 
 def _norm(X: Tensor) -> Tensor:
@@ -115,8 +116,9 @@ def _may_be_extreme(norm: Tensor) -> bool:
     return not bool(((norm > 1e-15) & (norm < 1e15)).all())
 
 
-def _power_of_two(X: Tensor) -> Tensor:
-    """The power of two that brings the largest entry of each matrix near 1: it rounds nothing."""
+def _near_one(X: Tensor) -> Tensor:
+    """X times the power of two that brings each matrix's largest entry near 1: rounds nothing."""
     wide, limit = (torch.float64, 1022) if X.dtype == torch.float64 else (torch.float32, 126)
-    exponent = torch.frexp(X.abs().amax((-2, -1), keepdim=True).to(wide)).exponent
-    return torch.exp2(-exponent.clamp(-limit, limit).to(wide)).to(X.dtype)
+    X = X.to(wide)
+    exponent = torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent
+    return X * torch.exp2(-exponent.clamp(-limit, limit).to(wide))

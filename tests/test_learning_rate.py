@@ -101,6 +101,13 @@ def test_a_recipes_own_lr_is_its_own() -> None:
     assert [g["lr"] for g in optimizer.param_groups] == [0.02, 3e-4]
 
 
+def test_effective_lr_tells_parameters_of_one_name_apart() -> None:
+    a, b = parameters(SHAPE, SHAPE)
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer = stiefel.Muon([{"params": [("weight", a)]}, {"params": [("weight", b)]}])
+    assert list(optimizer.effective_lr()) == ["weight", "weight (param_groups[1])"]
+
+
 def test_effective_lr_leaves_out_what_will_not_move() -> None:
     a, b = parameters(SHAPE, SHAPE)
     optimizer = stiefel.Muon([("a", a), ("b", b)])

@@ -41,18 +41,21 @@ def effective_steps(optimizer: Optimizer) -> dict[str, EffectiveStep]:
     """See `Optimizer.effective_lr`."""
     twin = copy.deepcopy(optimizer)
     twin._run = eager  # a single step is not worth a compilation
-    found = {}
+    found: dict[str, EffectiveStep] = {}
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
         for parameter, other in zip(group["params"], copied["params"], strict=True):
             other.grad_dtype = parameter.grad_dtype
             other.grad = parameter.grad
     twin.step()
-    for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
+    for index, (group, copied) in enumerate(
+        zip(optimizer.param_groups, twin.param_groups, strict=True)
+    ):
         for before, after in zip(group["params"], copied["params"], strict=True):
             if before.grad is not None:
-                found[optimizer.name_of(before)] = _measure(
-                    float(group["lr"]), before, after, optimizer.view_of(before)
-                )
+                name = optimizer.name_of(before)
+                name = f"{name} (param_groups[{index}])" if name in found else name
+                view = optimizer.view_of(before)
+                found[name] = _measure(float(group["lr"]), before, after, view)
     return found
 
 

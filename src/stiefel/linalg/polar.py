@@ -93,11 +93,7 @@ def _unit(X: Tensor, dtype: torch.dtype, headroom: float = 1.0) -> Tensor:
     """
     # Narrow first where the exponents suffice (float32 to bfloat16): half the memory traffic.
     work = dtype if torch.finfo(dtype).tiny <= torch.finfo(X.dtype).tiny else X.dtype
-    Y = X.to(work, copy=True)
-    norm = _norm(Y)
-    if _may_be_extreme(norm):
-        Y = _near_one(X).to(work)
-        norm = _norm(Y)
+    Y, norm = _with_safe_norm(X, work)
     floor = torch.finfo(norm.dtype).tiny
     return Y.div_((norm.clamp_min(floor) * headroom).to(work)).to(dtype)
 
@@ -109,11 +105,18 @@ def _norm(X: Tensor) -> Tensor:
     return norm
 
 
-def _may_be_extreme(norm: Tensor) -> bool:
-    """Whether a norm is so large or small that squares were lost; True where asking is not free."""
-    if norm.device.type != "cpu" or torch.compiler.is_compiling():
-        return True
-    return not bool(((norm > 1e-15) & (norm < 1e15)).all())
+def _with_safe_norm(X: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A copy of X in ``dtype`` and its norms; brought near 1 first unless that is seen to be idle.
+
+    Looking at a norm is free on the CPU only: elsewhere it is a device sync or a graph break.
+    """
+    if X.device.type == "cpu" and not torch.compiler.is_compiling():
+        Y = X.to(dtype, copy=True)
+        norm = _norm(Y)
+        if bool(((norm > 1e-15) & (norm < 1e15)).all()):
+            return Y, norm
+    Y = _near_one(X).to(dtype)
+    return Y, _norm(Y)
 
 
 def _near_one(X: Tensor) -> Tensor:

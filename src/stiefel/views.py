@@ -34,6 +34,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "entries",
+    "fitted",
     "gate_up",
     "heads",
     "matrix",
@@ -149,6 +150,14 @@ class View:
 
 
 ViewRule: TypeAlias = Callable[[Shape], View]
+
+
+def fitted(view: View | ViewRule, shape: Shape) -> View:
+    """The view itself, or what the rule makes of ``shape``; refused unless it is for that shape."""
+    made = view if isinstance(view, View) else view(shape)
+    if made.shape != tuple(shape):
+        raise ViewError(made.misfit(shape))
+    return made
 
 
 def _axes(name: str, shape: Shape, count: int) -> tuple[int, ...]:

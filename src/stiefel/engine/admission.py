@@ -13,7 +13,7 @@ from stiefel.engine.transport import refuse_sharded
 from stiefel.errors import GradientError, ParameterError, RecipeError, ViewError
 from stiefel.piece import ENTRY
 from stiefel.recipe import LR, Recipe
-from stiefel.views import View, ViewRule, conv, matrix
+from stiefel.views import View, ViewRule, conv, fitted, matrix
 
 __all__ = ["check_gradient", "checked_view", "complete", "listed", "listed_views"]
 
@@ -69,10 +69,10 @@ def checked_view(name: str, p: Tensor, view: View | ViewRule | None, recipe: Rec
             "hold a complex one as torch.view_as_real"
         )
     if view is not None:
-        view = view if isinstance(view, View) else view(p.shape)
-        if view.shape != tuple(p.shape):
-            raise ViewError(f"parameter {name}: {view.misfit(p.shape)}")
-        return view
+        try:
+            return fitted(view, p.shape)
+        except ViewError as error:
+            raise ViewError(f"parameter {name}: {error}") from error
     return None if recipe.scope is ENTRY else _default_view(name, p, recipe)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from stiefel.errors import StiefelError, ViewError
 from stiefel.roles import Finding, Known, as_role
-from stiefel.views import View, ViewRule
+from stiefel.views import View, ViewRule, fitted
 
 __all__ = ["Key", "given_roles", "given_views"]
 
@@ -76,11 +76,6 @@ def _shown(key: Key) -> str:
 def _fitted(known: Known, view: View | ViewRule) -> View:
     """The view of this parameter, checked against its shape."""
     try:
-        made = view if isinstance(view, View) else view(known.shape)
+        return fitted(view, known.shape)
     except (ViewError, TypeError) as error:
         raise ViewError(f"views: {known.name!r}: {error}") from error
-    if made.shape != known.shape:
-        raise ViewError(
-            f"views: {known.name!r}: view {made.name} is for shape {made.shape}, not {known.shape}"
-        )
-    return made

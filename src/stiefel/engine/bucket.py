@@ -82,9 +82,10 @@ class Member:
 
 def members_of(parameter: Tensor, view: View | None, recipe: Recipe) -> list[Member]:
     """The blocks of one parameter as ``recipe`` sees them; a block without entries is none."""
-    entrywise = recipe.scope is ENTRY or view is None
-    seen = entries(parameter.shape) if entrywise or view is None else view
-    return [Member(parameter, seen, block, entrywise) for block in seen.blocks if block.numel]
+    seen = entries(parameter.shape) if view is None or recipe.scope is ENTRY else view
+    return [
+        Member(parameter, seen, block, seen is not view) for block in seen.blocks if block.numel
+    ]
 
 
 def initial_state(

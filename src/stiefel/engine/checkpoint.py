@@ -69,7 +69,7 @@ def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Any, dict[str
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         _check_group(index, group, saved, optimizer.keys_of(group))
         for parameter, key in zip(group["params"], saved["params"], strict=True):
-            name, blank = optimizer.name_of(parameter), optimizer.blank_state(parameter)
+            name, blank = optimizer.name_of(parameter), optimizer.blank_state(parameter, group)
             entry = given["state"].get(key, {})
             state[parameter] = _checked_entry(name, parameter, blank, entry)
     return state

@@ -144,7 +144,7 @@ class Optimizer(torch.optim.Optimizer):
         if parameter not in self._views:
             name = self.name_of(parameter)
             self._views[parameter] = checked_view(name, parameter, None, recipe)
-        blank = self.blank_state(parameter)
+        blank = initial_state(parameter, self._views[parameter], recipe, "meta")
         if not blank.keys() <= self.state[parameter].keys():
             self.state[parameter] = initial_state(parameter, self._views[parameter], recipe)
         for name, like in blank.items():
@@ -155,9 +155,8 @@ class Optimizer(torch.optim.Optimizer):
         """What a group must hold for a step."""
         return ["lr", "maximize", "skipped_steps", *self._recipes[group["recipe"]].live]
 
-    def blank_state(self, parameter: Tensor) -> dict[str, Tensor]:
+    def blank_state(self, parameter: Tensor, group: Group) -> dict[str, Tensor]:
         """Names, shapes and dtypes of a parameter's state, as tensors without memory."""
-        group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         recipe = self._recipes[group["recipe"]]
         return initial_state(parameter, self._views[parameter], recipe, "meta")
 

@@ -6,8 +6,10 @@ All derive from `StiefelError`, which is a `ValueError`, so that code written fo
 
 __all__ = [
     "CheckpointError",
+    "ConvergenceError",
     "GradientError",
     "HyperparameterError",
+    "MatrixError",
     "ParameterError",
     "RecipeError",
     "RoleError",
@@ -22,6 +24,14 @@ class StiefelError(ValueError):
 
 class HyperparameterError(StiefelError):
     """A number outside its range: a negative learning rate, a NaN momentum."""
+
+
+class MatrixError(StiefelError):
+    """What a function of `stiefel.linalg` cannot take, or a precision it cannot deliver."""
+
+
+class ConvergenceError(StiefelError, RuntimeError):
+    """A factorisation that failed on finite input at every rung of its ladder."""
 
 
 class ParameterError(StiefelError):

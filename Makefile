@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-short test test-all lint types docs ci clean
+.PHONY: demo demo-short test test-all lint types docs gpu ci clean
 
 demo: .venv/demo  ## race AdamW and Muon on the Python sources, at most 5 minutes
 	$(BIN)/stiefel bench
@@ -26,6 +26,9 @@ types: .venv/dev
 
 docs: .venv/dev  ## the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+gpu:  ## tests and times on a GPU, by a $(PYTHON) that has torch, Triton and pytest: installs nothing
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 ci:
 	bash .ci/run

@@ -25,7 +25,7 @@ def test_muon_in_the_same_precision(
     """torch iterates in bfloat16 whatever it is given; here both do in the parameters' dtype."""
     monkeypatch.setattr(Tensor, "bfloat16", lambda self: self.clone())
     module = importlib.import_module("stiefel.linalg.polar")  # stiefel.linalg.polar is the function
-    monkeypatch.setattr(module, "_iteration_dtype", lambda X: X.dtype)
+    monkeypatch.setattr(module, "_product_dtype", lambda method, given: given)
     params = parameters(*SHAPES, dtype=dtype)
     theirs, grads = copies(params), gradients(params, 5)
     options: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "nesterov": nesterov}

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["joining_pays", "stacking_pays"]
+__all__ = ["decomposition_cost", "joining_pays", "stacking_pays", "step_cost"]
 
 # Up to this many entries a matrix is better handled in a stack with its like: one batched product
 # saves more launches than the copies into the stack cost. Measured on CPU with whole Muon steps,
@@ -12,6 +12,12 @@ STACK_CPU, STACK_ACCELERATOR = 1 << 17, 1 << 20
 
 # Up to this many entries a tensor of an elementwise recipe is better laid end to end with others.
 JOIN_CPU, JOIN_ACCELERATOR = 1 << 12, 1 << 16
+
+# FLOPs of matrix products in the time of one in float32, as measured on a CPU with bfloat16 units.
+SPEED = {torch.bfloat16: 4.0, torch.float16: 4.0, torch.float32: 1.0, torch.float64: 0.5}
+
+# An eigendecomposition of an m x m Gram matrix in float64, as a multiple of m^3 FLOPs in float32.
+EIGH_CPU, EIGH_ACCELERATOR = 30.0, 1000.0
 
 # The accelerator's numbers are guesses from published kernel timings, not yet measurements.
 
@@ -24,3 +30,14 @@ def stacking_pays(m: int, n: int, device: torch.device) -> bool:
 def joining_pays(entries: int, device: torch.device) -> bool:
     """Whether tensors of so many entries should be laid end to end for an elementwise step."""
     return entries <= (JOIN_CPU if device.type == "cpu" else JOIN_ACCELERATOR)
+
+
+def step_cost(m: int, n: int, dtype: torch.dtype) -> float:
+    """Of one quintic Newton-Schulz step on a wide m x n matrix, in FLOPs of float32 products."""
+    return (4 * m * m * n + 2 * m**3) / SPEED[dtype]
+
+
+def decomposition_cost(m: int, n: int, device: torch.device) -> float:
+    """Of a polar factor by decomposition of the Gram matrix, in the same unit."""
+    eigh = EIGH_CPU if device.type == "cpu" else EIGH_ACCELERATOR
+    return eigh * m**3 + 4 * m * m * n / SPEED[torch.float64]

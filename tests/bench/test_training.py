@@ -115,9 +115,8 @@ def test_no_gradient_is_left_for_the_next_step(text: Text) -> None:
 
 
 def test_the_clock_counts_training_only(text: Text) -> None:
-    run = Run(TINY, text)
     ticks = iter(range(1000))
-    run._now = lambda: float(next(ticks))
+    run = Run(TINY, text, clock=lambda: float(next(ticks)))
     finish(run)
     assert run.seconds == 2 * TINY.steps
     assert run.optimizer_seconds == TINY.steps

@@ -19,7 +19,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 _INK, _FAINT = "#333333", "#8a8a8a"
 _HELPER: dict[str, Any] = {"color": _FAINT, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 0}
-_RING: dict[str, Any] = {"marker": "o", "markersize": 13, "fillstyle": "none"}
+RING: dict[str, Any] = {"marker": "o", "markersize": 13, "fillstyle": "none"}
 
 
 def draw(race: Race, records: Sequence[Record]) -> bytes:
@@ -32,20 +32,21 @@ def draw(race: Race, records: Sequence[Record]) -> bytes:
     _draw_grid(by_lr, race, records, results)
     by_step.set_ylabel("validation loss (nats per byte)")
     for axes in (by_step, by_second, by_lr):
-        _tidy(axes)
+        tidy(axes)
     png = BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def styles() -> Iterator[dict[str, Any]]:
+    """How to draw the first, the second, ... line of a picture."""
     for colour, marker in itertools.cycle(zip(_COLOURS, _MARKERS, strict=True)):
         yield {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 2}
 
 
 def _draw_curves(axes: Axes, results: Sequence[Standing], unit: str) -> None:
     """Validation loss along the run: the mean of the seeds, and a band from least to most."""
-    for standing, style in zip(results, _styles(), strict=False):
+    for standing, style in zip(results, styles(), strict=False):
         scale = standing.seconds_per_step if unit == "seconds" else 1.0
         x = [point.step * scale for point in standing.curves[0]]
         y = np.array([[point.loss for point in curve] for curve in standing.curves])
@@ -86,10 +87,10 @@ def _draw_grid(
     axes: Axes, race: Race, records: Sequence[Record], results: Sequence[Standing]
 ) -> None:
     """Final loss at each learning rate of the grid; a ring marks the best."""
-    for standing, style in zip(results, _styles(), strict=False):
+    for standing, style in zip(results, styles(), strict=False):
         losses = losses_by_lr(race, records, standing.optimizer)
         axes.plot(list(losses), list(losses.values()), **style)
-        axes.plot(standing.lr, losses[standing.lr], color=style["color"], **_RING)
+        axes.plot(standing.lr, losses[standing.lr], color=style["color"], **RING)
     axes.set_xscale("log")
     axes.set_xticks(sorted(race.lrs), [f"{lr:g}" for lr in sorted(race.lrs)])
     axes.minorticks_off()
@@ -97,7 +98,8 @@ def _draw_grid(
     axes.set_xlabel("learning rate (ring: best)")
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Keep no ink that says nothing."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.tick_params(colors=_INK)

@@ -68,17 +68,11 @@ class Record:
 def run_race(race: Race, text: Text, watch: Watch) -> tuple[Record, ...]:
     """Do all runs, one after another, calling `watch` after each step."""
     _warm_up(race, text)
-    return tuple(_finish(Run(settings, text), watch) for settings in race.runs())
+    return tuple(finish(Run(settings, text), watch) for settings in race.runs())
 
 
-def _warm_up(race: Race, text: Text) -> None:
-    # The first steps of a process choose kernels and fill caches; nobody's clock should pay.
-    for optimizer in race.optimizers:
-        for _ in Run(replace(race.shared, optimizer=optimizer, steps=2), text):
-            pass
-
-
-def _finish(run: Run, watch: Watch) -> Record:
+def finish(run: Run, watch: Watch) -> Record:
+    """Train to the end, calling `watch` after each step."""
     for event in run:
         watch(run.settings, event)
     return Record(
@@ -92,3 +86,10 @@ def _finish(run: Run, watch: Watch) -> Record:
         state_bytes=run.state_bytes,
         skipped_steps=run.optimizer.skipped_steps,
     )
+
+
+def _warm_up(race: Race, text: Text) -> None:
+    # The first steps of a process choose kernels and fill caches; nobody's clock should pay.
+    for optimizer in race.optimizers:
+        for _ in Run(replace(race.shared, optimizer=optimizer, steps=2), text):
+            pass

@@ -15,7 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from stiefel.errors import ConvergenceError
 
-__all__ = ["eigh", "svd"]
+__all__ = ["eigh", "eigvalsh", "significant", "svd", "svdvals"]
 
 Factors = tuple[Tensor, ...]
 
@@ -30,6 +30,26 @@ def eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     """``A = Q diag(L) Q^T`` of a finite symmetric stack `[b, n, n]`; eigenvalues ascend."""
     L, Q = _laddered(torch.linalg.eigh, A, "eigh")
     return L, Q
+
+
+def svdvals(X: Tensor) -> Tensor:
+    """Singular values of a finite stack `[b, m, n]`, descending: `svd` without its vectors."""
+    (S,) = _laddered(lambda Y: (torch.linalg.svdvals(Y),), X, "svdvals")
+    return S
+
+
+def eigvalsh(A: Tensor) -> Tensor:
+    """Eigenvalues of a finite symmetric stack `[b, n, n]`, ascending: `eigh` without vectors."""
+    (L,) = _laddered(lambda B: (torch.linalg.eigvalsh(B),), A, "eigvalsh")
+    return L
+
+
+def significant(S: Tensor, shape: torch.Size) -> Tensor:
+    """Which singular values ``S`` of matrices of this shape are more than rounding noise.
+
+    Those above ``max(m, n) eps S[0]``, the rule of torch.linalg.matrix_rank.
+    """
+    return S[..., :1] * max(shape[-2:]) * torch.finfo(S.dtype).eps < S
 
 
 def _laddered(factorise: Callable[[Tensor], Factors], X: Tensor, name: str) -> Factors:

@@ -2,126 +2,225 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias, overload
+
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
-from stiefel.errors import RecipeError
+from stiefel.errors import MatrixError
 from stiefel.hardware import stacking_pays
-from stiefel.linalg.coefficients import TABLES, Table
+from stiefel.linalg.iteration import Steps
+from stiefel.linalg.methods import Exact, Method, NewtonSchulz, find
+from stiefel.linalg.stack import checked, prepare, working_dtype
+from stiefel.linalg.tolerance import measured_defect, precision_for, within
 
-__all__ = ["METHODS", "polar"]
+__all__ = ["PolarInfo", "polar"]
 
-METHODS: tuple[str, ...] = (*TABLES, "exact")
+Side: TypeAlias = Literal["left", "right"]
 
 
+@dataclass(frozen=True)
+class PolarInfo:
+    """How a polar factor was computed and how good it is; reading ``defect`` waits for the device.
+
+    Args:
+        defect: `[...]`, ``|U U^T - I|_F / sqrt(m)`` of every matrix, m its short side, to the
+            rounding of ``dtype``. A matrix of rank r < m has no orthonormal polar factor: where its
+            null space stays zero this is ``sqrt(1 - r / m)``.
+        method: the method.
+        steps: number of steps, 0 for a method without.
+        dtype: precision of the products.
+    """
+
+    defect: Tensor
+    method: Method
+    steps: int
+    dtype: torch.dtype
+
+
+@overload
 def polar(
     X: Tensor,
     *,
-    method: str = "polar_express",
+    tol: float | None = ...,
+    method: str | Method = ...,
+    steps: int | None = ...,
+    dtype: torch.dtype | None = ...,
+    side: Side | None = ...,
+    return_info: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def polar(
+    X: Tensor,
+    *,
+    tol: float | None = ...,
+    method: str | Method = ...,
+    steps: int | None = ...,
+    dtype: torch.dtype | None = ...,
+    side: Side | None = ...,
+    return_info: Literal[True],
+) -> tuple[Tensor, PolarInfo]: ...
+def polar(
+    X: Tensor,
+    *,
+    tol: float | None = None,
+    method: str | Method = "auto",
     steps: int | None = None,
     dtype: torch.dtype | None = None,
-) -> Tensor:
+    side: Side | None = None,
+    return_info: bool = False,
+) -> Tensor | tuple[Tensor, PolarInfo]:
     """Polar factor of every matrix of a stack.
 
     Args:
         X: stack `[..., m, n]`, real floating point.
-        method: a Newton-Schulz table of `stiefel.linalg.TABLES` (``"jordan"``,
-            ``"polar_express"``) or ``"exact"`` (singular value decomposition).
-        steps: number of Newton-Schulz steps; None takes the table's own. ``"exact"`` ignores it.
-        dtype: precision of the iteration. None means bfloat16 for 32-bit and narrower inputs, as in
-            every published Muon, and float64 for float64. ``"exact"`` computes in at least float32.
+        tol: how far the factor may be from orthonormal, ``|U U^T - I|_F / sqrt(m)`` for every
+            matrix: the method, its steps and its precision are then found (`stiefel.linalg.
+            tolerance`), which looks at numbers and so waits for the device. None computes what
+            ``method`` says, without a look.
+        method: a name of `stiefel.linalg.METHODS` or a method built by hand. Newton-Schulz:
+            ``"fast"`` and ``"faithful"`` (outliers deflated, few steps), every published table
+            (``"jordan"``, ``"polar_express"``, ``"cans"``, ...), ``"gram"`` (on the Gram matrix,
+            with a restart). Exact: ``"exact"`` (singular value decomposition), ``"eigh"`` (of the
+            Gram matrix, in float64), ``"qdwh"``, ``"zolo"``. ``"auto"`` is ``"faithful"`` unless
+            there is a tolerance.
+        steps: number of Newton-Schulz steps; None takes the method's own.
+        dtype: precision of the products. None means bfloat16 for Newton-Schulz on 32-bit and
+            narrower inputs, as in every published Muon (float32 for tables that do not survive it);
+            at least float32 for exact methods; and float64 for float64.
+        side: ``"left"`` iterates with ``X X^T``, ``"right"`` with ``X^T X``; None with the smaller.
+        return_info: also return a `PolarInfo`, with the defect of every matrix.
 
     Returns:
         A stack of the same shape and dtype. ``polar(c X) = polar(X)`` for every c > 0, down to the
-        smallest normal number. A zero matrix gives zero, a matrix with a NaN or an Inf gives NaN
-        (``"exact"`` raises torch's `LinAlgError`), and neither touches its neighbours.
+        smallest normal number. A zero matrix gives zero, a matrix with a NaN or an Inf gives NaN,
+        and neither touches its neighbours. Exact methods can be differentiated.
 
     Raises:
         RecipeError: unknown method.
+        MatrixError: no real floating-point matrix; ``tol`` not positive or out of reach; ``tol``
+            together with a method or steps; steps for a method without.
     """
-    if method not in METHODS:
-        raise RecipeError(f"polar={method!r} is unknown: choose one of {', '.join(METHODS)}")
+    X = checked(X)
+    turned = _turned(X, side)
+    wide = X.mT if turned else X
+    chosen, count, precision = _choose(X, tol, method, steps, dtype)
+    stack = wide.reshape(wide.shape[:-2].numel(), *wide.shape[-2:])
     if X.numel() == 0:
-        return X.clone()
-    stack = X.reshape(-1, *X.shape[-2:])
-    if method == "exact":
-        factor = _exact(stack)
+        done = _Result(stack.clone(), stack.new_zeros(len(stack)), chosen, 0)
+    elif tol is not None:
+        done = _to_tolerance(stack, tol, precision)
+    elif isinstance(chosen, NewtonSchulz):
+        done = _by_products(chosen, stack, count, precision, return_info)
     else:
-        factor = _each(stack, TABLES[method], steps, dtype or _iteration_dtype(X))
-    return factor.to(X.dtype).reshape(X.shape)
+        done = _exactly(chosen, stack, precision, return_info)
+    factor = done.factor.to(X.dtype).reshape(wide.shape)
+    factor = factor.mT if turned else factor
+    if not return_info:
+        return factor
+    defect = done.defect.reshape(X.shape[:-2])
+    return factor, PolarInfo(defect, done.method, done.steps, precision)
 
 
-def _iteration_dtype(X: Tensor) -> torch.dtype:
-    return torch.float64 if X.dtype == torch.float64 else torch.bfloat16
+class _Result(NamedTuple):
+    factor: Tensor
+    defect: Tensor
+    method: Method
+    steps: int
 
 
-def _each(X: Tensor, table: Table, steps: int | None, dtype: torch.dtype) -> Tensor:
-    """Iterate the stack as one, or matrix by matrix where batched products are slower."""
-    if X.shape[0] == 1:
-        return _newton_schulz(X[0], table, steps, dtype).unsqueeze(0)
-    if stacking_pays(X.shape[1], X.shape[2], X.device):
-        return _newton_schulz(X, table, steps, dtype)
-    return torch.stack([_newton_schulz(matrix, table, steps, dtype) for matrix in X])
+def _turned(X: Tensor, side: Side | None) -> bool:
+    if side not in (None, "left", "right"):
+        raise MatrixError(f"side={side!r}: give 'left' (X X^T), 'right' (X^T X) or None")
+    return X.shape[-2] > X.shape[-1] if side is None else side == "right"
 
 
-def _newton_schulz(X: Tensor, table: Table, steps: int | None, dtype: torch.dtype) -> Tensor:
-    """The iteration on a matrix `[m, n]` or a stack `[b, m, n]`."""
-    add_product = torch.addmm if X.ndim == 2 else torch.baddbmm
-    Y = _unit(X, dtype, table.headroom)
-    tall = Y.shape[-2] > Y.shape[-1]
-    Y = Y.mT if tall else Y  # the Gram matrix on the short side
-    for a, b, c in table.triples(steps):
-        gram = Y @ Y.mT
-        gram = add_product(gram, gram, gram, beta=b, alpha=c)
-        Y = add_product(Y, gram, Y, beta=a)
-    return Y.mT if tall else Y
+def _choose(
+    X: Tensor,
+    tol: float | None,
+    method: str | Method,
+    steps: int | None,
+    dtype: torch.dtype | None,
+) -> tuple[Method, int, torch.dtype]:
+    chosen = find(method)
+    if dtype is not None and not dtype.is_floating_point:
+        raise MatrixError(f"dtype={dtype}: give a floating-point dtype, e.g. torch.bfloat16")
+    if tol is not None:
+        if method != "auto" or steps is not None:
+            raise MatrixError(f"tol={tol!r} finds the method and its steps: do not give them too")
+        return chosen, 0, precision_for(tol, X.dtype, dtype)
+    if not isinstance(chosen, NewtonSchulz):
+        return chosen, 0, torch.promote_types(dtype or working_dtype(X.dtype), torch.float32)
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise MatrixError(
+            f"steps={steps!r}: give a whole number >= 1, or None for the method's own"
+        )
+    return chosen, steps or chosen.table.steps, dtype or _product_dtype(chosen, X.dtype)
 
 
-def _exact(X: Tensor) -> Tensor:
-    """U V^T over the singular values that are not rounding noise; the others contribute zero."""
-    wide = torch.float64 if X.dtype == torch.float64 else torch.float32
-    U, S, Vh = torch.linalg.svd(_unit(X, wide), full_matrices=False)
-    noise = S[..., :1] * max(X.shape[-2:]) * torch.finfo(S.dtype).eps
-    factor: Tensor = (U * (noise < S).unsqueeze(-2)) @ Vh
-    return factor
+def _product_dtype(method: NewtonSchulz, given: torch.dtype) -> torch.dtype:
+    wide = working_dtype(given)
+    narrows = wide == torch.float32 and method.table.survives_16_bits
+    return torch.bfloat16 if narrows else wide
 
 
-def _unit(X: Tensor, dtype: torch.dtype, headroom: float = 1.0) -> Tensor:
-    """``X / (headroom ||X||_F)`` in ``dtype``, safe from overflow and underflow of the squares.
-
-    torch.optim.Muon clamps the norm at 1e-7 instead, and loses its scale invariance below it.
-    """
-    # Narrow first where the exponents suffice (float32 to bfloat16): half the memory traffic.
-    work = dtype if torch.finfo(dtype).tiny <= torch.finfo(X.dtype).tiny else X.dtype
-    Y, norm = _with_safe_norm(X, work)
-    floor = torch.finfo(norm.dtype).tiny
-    return Y.div_((norm.clamp_min(floor) * headroom).to(work)).to(dtype)
-
-
-def _norm(X: Tensor) -> Tensor:
-    """Frobenius norms `[..., 1, 1]`, accumulated in at least float32."""
-    wide = torch.float64 if X.dtype == torch.float64 else torch.float32
-    norm: Tensor = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
-    return norm
+def _by_products(
+    method: NewtonSchulz, X: Tensor, steps: int, dtype: torch.dtype, measure: bool
+) -> _Result:
+    """The stack as one, or matrix by matrix where batched products are slower."""
+    together = len(X) == 1 or stacking_pays(X.shape[1], X.shape[2], X.device)
+    parts = [X] if together else list(torch.split(X, 1))
+    done = [_iterate(method, part, steps, dtype, measure) for part in parts]
+    factors, defects = zip(*done, strict=True)
+    factor, defect = (values[0] if together else torch.cat(values) for values in (factors, defects))
+    return _Result(factor, defect, method, steps)
 
 
-def _with_safe_norm(X: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A copy of X in ``dtype`` and its norms; brought near 1 first unless that is seen to be idle.
+def _iterate(
+    method: NewtonSchulz, X: Tensor, steps: int, dtype: torch.dtype, measure: bool
+) -> tuple[Tensor, Tensor]:
+    nothing = X.new_empty(len(X))
+    if _may_look(X) and dtype != torch.float16:
+        norms = _norms(X)
+        if bool(((norms > 1e-4) & (norms < 1e4)).all()):
+            run = _call(method, X, norms, steps, dtype)
+            return run.iterate, run.defect().reshape(-1) if measure else nothing
+    stack = prepare(X)
+    run = _call(method, stack.values, _norms(stack.values), steps, dtype)
+    defect = stack.restore(run.defect().reshape(-1)) if measure else nothing
+    return stack.restore(run.iterate), defect
 
-    Looking at a norm is free on the CPU only: elsewhere it is a device sync or a graph break.
-    """
-    if X.device.type == "cpu" and not torch.compiler.is_compiling():
-        Y = X.to(dtype, copy=True)
-        norm = _norm(Y)
-        if bool(((norm > 1e-15) & (norm < 1e15)).all()):
-            return Y, norm
-    Y = _near_one(X).to(dtype)
-    return Y, _norm(Y)
+
+def _call(method: NewtonSchulz, X: Tensor, norms: Tensor, steps: int, dtype: torch.dtype) -> Steps:
+    """A single matrix goes without its batch dimension where that is faster."""
+    if len(X) > 1 or not _may_look(X):
+        return method(X, norms, steps, dtype)
+    run = method(X[0], norms.item(), steps, dtype)
+    return run._replace(iterate=run.iterate.unsqueeze(0))
 
 
-def _near_one(X: Tensor) -> Tensor:
-    """X times the power of two that brings each matrix's largest entry near 1: rounds nothing."""
-    wide, limit = (torch.float64, 1022) if X.dtype == torch.float64 else (torch.float32, 126)
-    X = X.to(wide)
-    exponent = torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent
-    return X * torch.exp2(-exponent.clamp(-limit, limit).to(wide))
+def _may_look(X: Tensor) -> bool:
+    """Looking at a number is free on the CPU only: elsewhere it is a wait or a graph break."""
+    return X.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _norms(X: Tensor) -> Tensor:
+    """Frobenius norms `[b, 1, 1]`."""
+    wide = working_dtype(X.dtype)
+    norms: Tensor = vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
+    return norms
+
+
+def _exactly(method: Exact, X: Tensor, dtype: torch.dtype, measure: bool) -> _Result:
+    stack = prepare(X)
+    factor = method(stack.values.to(dtype))
+    defect = measured_defect(factor) if measure else X.new_empty(len(X))
+    return _Result(stack.restore(factor), stack.restore(defect), method, 0)
+
+
+def _to_tolerance(X: Tensor, tol: float, dtype: torch.dtype) -> _Result:
+    stack = prepare(X)
+    factor, defect, method, steps = within(stack.values, tol, dtype)
+    return _Result(stack.restore(factor), stack.restore(defect), method, steps)

@@ -63,17 +63,14 @@ class Stack:
 
         Args:
             result: what was computed of ``values``.
-            degree: the function's degree of homogeneity, ``f(c X) = c**degree f(X)``. Times
-                ``multiple`` of `prepare` it must be whole for the scale to round nothing.
+            degree: the function's degree of homogeneity, ``f(c X) = c**degree f(X)``, from -2 to 2.
+                Times ``multiple`` of `prepare` it must be whole for the scale to round nothing.
         """
-        ones = (1,) * (result.ndim - 1)
-        power = (self.exponent.to(result.dtype) * degree).view(-1, *ones)
-        # In two halves: 2**power alone could overflow where the product does not.
-        result = (
-            result * torch.exp2(torch.floor(power / 2)) * torch.exp2(power - torch.floor(power / 2))
-        )
-        result = result.masked_fill(self.poisoned.view(-1, *ones), float("nan"))
-        return result.to(self.dtype).reshape(*self.batch, *result.shape[1:])
+        if degree:
+            result = _times_power(result, self.exponent.to(result.dtype) * degree)
+        poisoned = self.poisoned.view(-1, *(1,) * (result.ndim - 1))
+        result = result.masked_fill(poisoned, float("nan")).to(self.dtype)
+        return result.reshape((*self.batch, *result.shape[1:]))
 
 
 def prepare(X: Tensor, name: str = "X", multiple: int = 1) -> Stack:
@@ -89,7 +86,7 @@ def prepare(X: Tensor, name: str = "X", multiple: int = 1) -> Stack:
     """
     X = checked(X, name)
     dtype = working_dtype(X.dtype)
-    stack = X.reshape(-1, *X.shape[-2:]).to(dtype)
+    stack = X.reshape(X.shape[:-2].numel(), *X.shape[-2:]).to(dtype)
     if X.numel() == 0:
         nothing = torch.zeros(stack.shape[0], dtype=torch.int32, device=X.device)
         return Stack(stack, nothing, nothing.bool(), X.shape[:-2], X.dtype)
@@ -101,8 +98,12 @@ def prepare(X: Tensor, name: str = "X", multiple: int = 1) -> Stack:
     return Stack(_times_power(stack, -exponent), exponent, poisoned, X.shape[:-2], X.dtype)
 
 
-def _times_power(X: Tensor, exponent: Tensor) -> Tensor:
-    """``X * 2**exponent`` in two factors, each of which is a normal number."""
-    half = torch.div(exponent, 2, rounding_mode="floor").to(X.dtype).view(-1, 1, 1)
-    rest = exponent.to(X.dtype).view(-1, 1, 1) - half
-    return X * torch.exp2(half) * torch.exp2(rest)
+def _times_power(X: Tensor, power: Tensor) -> Tensor:
+    """``X * 2**power`` for ``X`` `[b, ...]` and ``power`` `[b]`.
+
+    In thirds: the square of an extreme scale, and even its square root, is no number of its own,
+    and a zero times an infinity would be a NaN.
+    """
+    power = power.to(X.dtype).view(-1, *(1,) * (X.ndim - 1))
+    third = torch.floor(power / 3)
+    return X * torch.exp2(third) * torch.exp2(third) * torch.exp2(power - 2 * third)

@@ -1,12 +1,14 @@
 """Muon's direction: the polar factor."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
-from stiefel.linalg import METHODS, polar
+from stiefel.linalg import polar
+from stiefel.linalg.methods import Method, NewtonSchulz, find
 from stiefel.piece import MATRIX, Live, Now, Scope, State
 
 __all__ = ["Orthogonalise"]
@@ -21,15 +23,22 @@ class Orthogonalise:
         steps: the number of Newton-Schulz steps; None for an exact method, which has none.
     """
 
-    method: str
+    method: str | Method
     steps: Live | None
     scope: ClassVar[Scope] = MATRIX
 
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise RecipeError(
-                f"polar={self.method!r} is unknown: choose one of {', '.join(METHODS)}"
-            )
+    @classmethod
+    def by(cls, method: str | Method, ns_steps: int | None) -> Orthogonalise:
+        """With ``ns_steps`` as the live number of steps, the method's own if None.
+
+        Raises:
+            RecipeError: unknown method.
+        """
+        chosen = find(method)
+        if not isinstance(chosen, NewtonSchulz):
+            return cls(method, None)
+        count = chosen.table.steps if ns_steps is None else ns_steps
+        return cls(method, Live("ns_steps", count, "count"))
 
     def init(self, like: Tensor) -> State:
         """No state."""

@@ -18,7 +18,7 @@ def muon(
     nesterov: bool = True,
     weight_decay: float = 0.1,
     polar: str = "polar_express",
-    ns_steps: int = 5,
+    ns_steps: int | None = None,
     scale: str = "match_rms_adamw",
 ) -> Recipe:
     r"""Muon (K. Jordan et al., 2024) with the learning-rate unit of Moonlight (arXiv 2502.16982).
@@ -52,14 +52,13 @@ def muon(
         HyperparameterError: a number out of its range.
         RecipeError: unknown ``polar`` or ``scale``.
     """
-    steps = None if polar == "exact" else Live("ns_steps", ns_steps, "count")
     return Recipe(
         "muon",
         lr=lr,
         momentum=Momentum(
             beta=Live("momentum", momentum, "fraction"), nesterov=Live("nesterov", nesterov, "flag")
         ),
-        direction=Orthogonalise(method=polar, steps=steps),
+        direction=Orthogonalise.by(polar, ns_steps),
         scale=ShapeScale(scale),
         apply=DecoupledDecay(Live("weight_decay", weight_decay)),
     )

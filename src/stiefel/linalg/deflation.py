@@ -1,0 +1,113 @@
+"""Outlier deflation: lower the largest singular values, and leave the polar factor where it is.
+
+Real momentum has singular values a thousand times below the largest, and a Newton-Schulz step
+lifts the small ones at most about eightfold. But for every symmetric positive definite H that
+commutes with ``X X^T``, ``polar(H X) = polar(X)``. So before the steps take
+
+    ``H X = X - Q^T L + tau Q^T polar(L)``,  ``L = Q X``,
+
+with Q `[k, m]` an orthonormal basis of nearly the k leading left singular vectors: they all come
+down to nearly tau, the others stay. It is ``H = I - Q^T (I - tau (L L^T)^(-1/2)) Q``.
+
+Bias. Q is approximate, so H commutes with ``P = (X X^T)^(1/2)`` only nearly. ``H X`` is
+``(H P) polar(X)``, and ``H P`` differs from its symmetric part S by ``[H, P] / 2``. Where S is
+positive definite its polar factor is I, and by R.-C. Li's bound (SIAM J. Matrix Anal. Appl. 16,
+1995) the factor turns by at most
+
+    ``|polar(H X) - polar(X)|_F <= |[H, P]|_F / (sigma_min(H P) + lambda_min(S))``.
+
+H is positive definite whatever Q is: it flips no direction, and where there is nothing to lower (a
+flat spectrum) it is near a multiple of I on the range of Q.
+
+Precision. In 16 bits a product of a sketch with X would drown the k-th direction in the rounding of
+the first, so the sketch is made nearly orthogonal, row after row, before it meets X again: then
+each row of the product is rounded relative to its own length. No QR, no eigenvalues, no random
+numbers but a fixed pattern of signs, no look at a number from the host.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.linalg import cholesky_ex, solve_triangular, vector_norm
+
+from stiefel.linalg.iteration import add_product, iterate, power
+from stiefel.linalg.minimax import minimax
+
+__all__ = ["deflate"]
+
+# Rows of a good Q are graded over a range of about thirty.
+LEVELLING = minimax(3e-2, 3)
+
+
+def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
+    """``H X`` in ``dtype`` for wide X, `[m, n]` or `[b, m, n]`.
+
+    Args:
+        X: what to deflate, in the precision it came in, its Frobenius norm within 1e+-4.
+        rank: how many singular values to lower, k above; sensibly m / 16 to m / 4.
+        dtype: precision of the sketch and of the result.
+        exact: form ``H X`` of X itself rather than of X rounded to ``dtype``: what the outliers'
+            entries lose in rounding is as large as the smallest singular values.
+    """
+    Y = X.to(dtype)
+    sketch = _signs(rank, X.shape[-2], dtype, X.device) @ Y
+    sketch = _inverse(_cholesky(sketch)).to(dtype) @ sketch
+    rows = sketch @ Y.mT
+    Q = solve_triangular(_cholesky(rows), rows.to(_wide(dtype)), upper=False).to(dtype)
+    leading = Q @ Y
+    change = _level(leading) - leading
+    if exact:
+        return add_product(X, Q.mT.to(X.dtype), change.to(X.dtype)).to(dtype)
+    return add_product(Y, Q.mT, change.to(dtype))
+
+
+def _level(leading: Tensor) -> Tensor:
+    """``tau polar(L)``.
+
+    tau is a little less than the shortest row of L: rows are as long as the root mean square of the
+    singular values that they mix. And not below 2**-8 of the longest, of which shorter rows may be
+    the rounding.
+    """
+    lengths = vector_norm(leading, dim=-1, keepdim=True, dtype=_wide(leading.dtype))
+    norm = vector_norm(lengths, dim=(-2, -1), keepdim=leading.ndim > 2)
+    lowest = lengths.amin((-2, -1), keepdim=leading.ndim > 2)
+    tau = 0.7 * torch.maximum(lowest, lengths.amax((-2, -1), keepdim=leading.ndim > 2) / 256)
+    alone = leading.ndim == 2
+    unit = power(norm.item() if alone else norm, -2)
+    runs = [[triple] for triple in LEVELLING.triples()]
+    factor = iterate(leading, unit, runs, room=LEVELLING.headroom**2).iterate
+    return factor * (tau.item() if alone else tau)
+
+
+def _cholesky(rows: Tensor) -> Tensor:
+    """Factor L of ``R R^T`` plus its rounding error, which keeps it positive definite."""
+    wide = rows.to(_wide(rows.dtype))
+    squares = wide @ wide.mT
+    rank, finfo = squares.shape[-1], torch.finfo(squares.dtype)
+    diagonal = squares.diagonal(dim1=-2, dim2=-1)
+    diagonal += (rank * finfo.eps * diagonal.sum(-1, keepdim=True)).clamp_min(finfo.tiny)
+    factor: Tensor = cholesky_ex(squares).L
+    return factor
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    """Inverse of a lower triangular factor."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    inverse: Tensor = solve_triangular(factor, identity.expand_as(factor), upper=False)
+    return inverse
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+@lru_cache(maxsize=256)
+def _signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Signs `[k, m]` that look random, the same in every process, on every device, compiled too."""
+    hashed = torch.arange(1, rank * m + 1, device=device).view(rank, m)
+    for _ in range(3):
+        hashed = (5 * hashed * hashed + 7919 * hashed + 104729) % 1048573
+    return (hashed % 2 * 2 - 1).to(dtype)

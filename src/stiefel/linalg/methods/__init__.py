@@ -1,0 +1,48 @@
+"""The ways to the polar factor, by name; each is a frozen dataclass that one may also build."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from stiefel.errors import RecipeError
+from stiefel.linalg.coefficients import TABLES
+from stiefel.linalg.methods.decomposed import GramEigh, Svd
+from stiefel.linalg.methods.newton_schulz import NewtonSchulz
+from stiefel.linalg.methods.qdwh import Qdwh
+from stiefel.linalg.methods.zolo import Zolo
+from stiefel.linalg.minimax import minimax
+
+__all__ = ["METHODS", "Exact", "GramEigh", "Method", "NewtonSchulz", "Qdwh", "Svd", "Zolo", "find"]
+
+Exact: TypeAlias = Svd | GramEigh | Qdwh | Zolo
+Method: TypeAlias = NewtonSchulz | Exact
+
+METHODS: dict[str, Method] = {
+    # Two steps for the spectrum that deflation leaves.
+    "fast": NewtonSchulz(minimax(3e-2, 2), rescale=True, deflate=8),
+    "faithful": NewtonSchulz(
+        minimax(1e-2, 4), rescale=True, deflate=8, exact_deflation=True, gram_runs=(1, 1, 2)
+    ),
+    **{name: NewtonSchulz(table) for name, table in TABLES.items()},
+    # J. Zhang et al., Gram Newton-Schulz: two steps, then a fresh Gram matrix for the other three.
+    "gram": NewtonSchulz(TABLES["polar_express_dao"], gram_runs=(2, 3)),
+    "exact": Svd(),
+    "eigh": GramEigh(),
+    "qdwh": Qdwh(),
+    "zolo": Zolo(),
+}
+DEFAULT = "faithful"  # what "auto" is without a tolerance: see docs/fidelity.md
+
+
+def find(method: str | Method) -> Method:
+    """The method of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if isinstance(method, Method):
+        return method
+    name = DEFAULT if method == "auto" else method
+    if name not in METHODS:
+        raise RecipeError(f"polar={method!r} is unknown: choose one of auto, {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,90 @@
+"""Maps that change the singular values of a matrix and keep its singular vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stiefel.errors import MatrixError
+from stiefel.linalg.decompositions import significant, svd
+from stiefel.linalg.newton import check_steps, identity, norm_bound, square_roots
+from stiefel.linalg.polar import polar
+from stiefel.linalg.stack import prepare
+
+__all__ = ["CLIP_METHODS", "msign", "soft_clip"]
+
+CLIP_METHODS: tuple[str, ...] = ("newton_schulz", "exact")
+
+# A threshold this many times the largest entry clips nothing that float64 could tell.
+NO_CLIP = 2.0**60
+
+
+msign = polar
+"""`polar` under the name that the Muon literature gives it: every singular value becomes 1.
+
+``msign(X) = U V^T`` for ``X = U S V^T``, of any shape (J. Su's articles on Muon; The Polar Express,
+arXiv 2505.16932). It is not the classical matrix sign function ``X (X^2)^(-1/2)``, which keeps the
+eigenvectors of a square X; the two agree where X is symmetric.
+"""
+
+
+def soft_clip(
+    X: Tensor, threshold: float, *, steps: int | None = 10, method: str = "newton_schulz"
+) -> Tensor:
+    """Soft spectral clipping: every singular value s becomes ``s / sqrt(1 + s^2 / c^2) < c``.
+
+    ``H_c(X) = (I + X X^T / c^2)^(-1/2) X`` of SPECTRA (arXiv 2603.14315): it leaves singular values
+    far below the threshold c alone and brings those far above it to c. ``H_c -> X`` as c grows and
+    ``H_c / c -> polar(X)`` as c falls.
+
+    Args:
+        X: `[..., m, n]`.
+        threshold: c > 0, in the units of X.
+        steps: of ``"newton_schulz"``: SPECTRA's 10, or None until convergence, which looks from the
+            host after each step. Too few leave the smaller singular values too small. Measured with
+            10, relative error 1e-8 where the largest is 10 c, 1e-3 at 20 c, 0.2 at 100 c.
+        method: ``"newton_schulz"`` (products only, as SPECTRA; its iteration runs in bfloat16, ours
+            in the working precision) or ``"exact"`` (singular value decomposition).
+
+    Returns:
+        Same shape and dtype. ``soft_clip(a X, a c) = a soft_clip(X, c)`` for a > 0. The iteration
+        works on ``X X^T``: it does not resolve singular values below ``sqrt(eps)`` of the largest,
+        and run to convergence it may leave the largest above c by ``sqrt(eps) c``. ``"exact"``
+        takes those that are rounding noise for zero. A matrix with a NaN or an Inf gives NaN for
+        itself only. ``"exact"`` is differentiable where singular values are distinct.
+
+    Raises:
+        MatrixError: a threshold that is not positive, unknown method, bad ``steps``, no matrix.
+        ConvergenceError: the singular value decomposition failed at every rung of its ladder.
+    """
+    if method not in CLIP_METHODS:
+        raise MatrixError(f"method={method!r} is unknown: choose one of {', '.join(CLIP_METHODS)}")
+    if not threshold > 0:
+        raise MatrixError(f"threshold={threshold!r} is out of range: give threshold > 0")
+    check_steps(steps)
+    stack = prepare(X)
+    if X.numel() == 0:
+        return X.clone()
+    c = (threshold * torch.exp2(-stack.exponent.double())).clamp_max(NO_CLIP)
+    c = c.to(stack.values.dtype).view(-1, 1, 1)
+    clipped = _exact(stack.values, c) if method == "exact" else _iterated(stack.values, c, steps)
+    return stack.restore(clipped, 1)
+
+
+def _exact(X: Tensor, c: Tensor) -> Tensor:
+    U, S, Vh = svd(X)
+    c = c.squeeze(-1)
+    clipped = c * S / torch.hypot(S, c.clamp_min(torch.finfo(S.dtype).tiny))
+    return (U * (clipped * significant(S, X.shape)).unsqueeze(-2)) @ Vh
+
+
+def _iterated(X: Tensor, c: Tensor, steps: int | None) -> Tensor:
+    """``c (c^2 I + X X^T)^(-1/2) X`` on the short side."""
+    if X.shape[-2] > X.shape[-1]:
+        return _iterated(X.mT, c, steps).mT
+    gram = X @ X.mT
+    bound = norm_bound(gram)
+    # Not below the rounding of the Gram matrix, whose zero eigenvalues may come out negative.
+    square = torch.maximum(c * c, torch.finfo(X.dtype).eps * bound)
+    inverse = square_roots(gram + square * identity(gram), bound + square, steps)[1]
+    return c * (inverse @ X)

@@ -1,0 +1,97 @@
+"""The polar factor to a tolerance, at no more than about twice the cost of the cheaper way there.
+
+Newton-Schulz steps go in rounds. One round brings every singular value within a hundredth of the
+largest near 1 and lifts smaller ones about a hundredfold, so the next round finds them higher; the
+Gram matrix of its last step tells whether any was left. How many rounds a matrix needs is not known
+before, its smallest singular values are not cheap to estimate. So rounds go on until they have cost
+what a decomposition costs, and then that is taken: at most twice the better of the two.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from stiefel.errors import MatrixError
+from stiefel.hardware import decomposition_cost, step_cost
+from stiefel.linalg.coefficients import CLASSICAL, evaluate
+from stiefel.linalg.iteration import Steps, iterate, power
+from stiefel.linalg.methods import Exact, GramEigh, Method, NewtonSchulz, Svd
+from stiefel.linalg.minimax import minimax
+
+__all__ = ["measured_defect", "precision_for", "reachable", "within"]
+
+ROUND = minimax(1e-2, 4)
+# A round done leaves a defect of 0.03 by its band; rounding in bfloat16 adds as much.
+NEAR = 0.1
+
+
+def reachable(dtype: torch.dtype) -> float:
+    """The least defect that products in ``dtype`` reach on any matrix that is not singular."""
+    return 16 * torch.finfo(dtype).eps
+
+
+def precision_for(tol: float, given: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
+    """The narrowest dtype whose products reach ``tol``, for input and output of dtype ``given``.
+
+    Raises:
+        MatrixError: ``tol`` is no positive number, or out of reach.
+    """
+    if not tol > 0:
+        raise MatrixError(f"tol={tol!r}: give a positive number, e.g. 1e-3")
+    ceiling = torch.float64 if given == torch.float64 else torch.float32
+    choices = [asked] if asked else [torch.bfloat16, ceiling]
+    enough = [dtype for dtype in choices if reachable(dtype) <= tol]
+    limit = max(reachable(given), min(reachable(dtype) for dtype in choices))
+    if not enough or tol < limit:
+        raise MatrixError(
+            f"tol={tol:g} cannot be reached with input of {given} and products of {choices[-1]}: "
+            f"the least is {limit:.2g}; give that, or a wider dtype"
+        )
+    return enough[0]
+
+
+def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Method, int]:
+    """Factor, defect `[b]`, method and number of steps for a prepared wide stack `[b, m, n]`."""
+    _, m, n = X.shape
+    Y, taken, polish = X.to(dtype), 0, _polish(tol)
+    while taken * step_cost(m, n, dtype) <= decomposition_cost(m, n, X.device):
+        lifted = _round(Y, first=taken == 0)
+        Y, taken = lifted.iterate.to(dtype), taken + ROUND.steps
+        if bool((lifted.defect() <= NEAR).all()):
+            final = iterate(Y, 1.0, [[CLASSICAL]] * polish)
+            taken += polish
+            if bool((final.defect() <= tol).all()):
+                return final.iterate, final.defect(), NewtonSchulz(ROUND), taken
+    method: Exact = Svd() if X.dtype == torch.float64 else GramEigh()
+    factor = method(X)
+    return factor, measured_defect(factor), method, 0
+
+
+def _round(Y: Tensor, *, first: bool) -> Steps:
+    runs = [[triple] for triple in ROUND.triples()]
+    if not first:
+        return iterate(Y, ROUND.headroom**-2, runs)
+    wide = torch.promote_types(Y.dtype, torch.float32)
+    norms = vector_norm(Y, dim=(-2, -1), keepdim=True, dtype=wide)
+    return iterate(Y, power(norms, -2), runs, room=ROUND.headroom**2)
+
+
+def _polish(tol: float) -> int:
+    """How many classical steps bring the band of a round well within ``tol``."""
+    low, high = ROUND.band
+    steps = 0
+    while max(1 - low * low, high * high - 1) > tol / 4 or steps == 0:
+        low, high = evaluate(CLASSICAL, low), evaluate(CLASSICAL, high)
+        steps += 1
+    return steps
+
+
+def measured_defect(U: Tensor) -> Tensor:
+    """``|U U^T - I|_F / sqrt(m)`` of a wide stack `[b, m, n]`, in at least float32."""
+    wide = U.to(torch.promote_types(U.dtype, torch.float32))
+    identity = torch.eye(U.shape[-2], dtype=wide.dtype, device=U.device)
+    norms = vector_norm(wide @ wide.mT - identity, dim=(-2, -1))
+    defect: Tensor = norms / max(U.shape[-2], 1) ** 0.5
+    return defect

@@ -23,7 +23,7 @@ from stiefel.bench.settings import Settings
 from stiefel.bench.text import Text
 from stiefel.bench.training import Point, Run
 
-START = (-4, -2, 0, 2)  # rungs that every variant tries, whatever comes of them
+START = (-2, 0, 2)  # rungs that every variant tries, whatever comes of them
 LAST = 12  # no rung further from 0 is tried
 ABOVE = (2, 3)  # rungs above the best that show what too high a learning rate costs
 WARM_UP, ROUNDS = 3, 25  # steps that are timed, after some that choose kernels and fill caches

@@ -69,7 +69,7 @@ def collect(course: Course, text: Text) -> dict[str, Tensor]:
     """Train, and return the updates as ``{"step60.blocks.0.up": [m, n], ...}`` in float32."""
     torch.manual_seed(SEED)
     model = GPT(course.layers, course.width, CONTEXT)
-    optimizer = stiefel.optimizer(model, "muon", lr=LEARNING_RATE)
+    optimizer = stiefel.optimizer(model, stiefel.muon(polar="polar_express"), lr=LEARNING_RATE)
     found: dict[str, Tensor] = {}
     for step in range(1, course.steps + 1):
         for group in optimizer.param_groups:

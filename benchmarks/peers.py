@@ -148,6 +148,7 @@ def from_pytorch_optimizer(narrow: torch.dtype) -> list[Peer]:
 
 
 def from_heavyball(narrow: torch.dtype) -> list[Peer]:
-    del narrow  # it rounds to bfloat16 at random whatever the device
+    del narrow  # it rounds to bfloat16, at random, whatever the device
     utils = importlib.import_module("heavyball.utils")
+    utils.compile_mode = None  # each shape would compile for seconds and run no faster
     return [one_by_one("heavyball", lambda X: utils.zeropower_via_newtonschulz5(X.clone()))]

@@ -22,6 +22,7 @@ import argparse
 import datetime
 import json
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -178,12 +179,16 @@ FACTORISATIONS = {
 def milliseconds(
     calls: Sequence[Callable[[Tensor], Any]], stacks: Sequence[Tensor], effort: Effort
 ) -> list[float]:
-    """Median of each call; in every round all that still have time take their turn on one stack."""
+    """Median of each call; in every round all that still have time take their turn on one stack.
+
+    Each round has an order of its own: what ran before leaves its heat and its cache behind.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(effort.rounds):
-        for call, spent in zip(calls, times, strict=True):
-            if turn < effort.least or sum(spent) < effort.seconds * 1e3:
-                spent.append(stopwatch(partial(call, stacks[turn % len(stacks)]), stacks[0].device))
+        X = stacks[turn % len(stacks)]
+        for index in random.Random(turn).sample(range(len(calls)), len(calls)):
+            if turn < effort.least or sum(times[index]) < effort.seconds * 1e3:
+                times[index].append(stopwatch(partial(calls[index], X), X.device))
     return [statistics.median(spent) for spent in times]
 
 

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 from torch.linalg import cholesky_ex, solve_triangular, vector_norm
 
-from stiefel.linalg.iteration import add_product, iterate, power
+from stiefel.linalg.iteration import iterate
 from stiefel.linalg.minimax import minimax
+from stiefel.linalg.products import add_product
 
 __all__ = ["deflate"]
 
@@ -46,7 +47,7 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
     """``H X`` in ``dtype`` for wide X, `[m, n]` or `[b, m, n]`.
 
     Args:
-        X: what to deflate, in the precision it came in, its Frobenius norm within 1e+-4.
+        X: what to deflate, in the precision it came in, its Frobenius norm within 1e+-4, or zero.
         rank: how many singular values to lower, k above; sensibly m / 16 to m / 4.
         dtype: precision of the sketch and of the result.
         exact: form ``H X`` of X itself rather than of X rounded to ``dtype``: what the outliers'
@@ -72,14 +73,11 @@ def _level(leading: Tensor) -> Tensor:
     the rounding.
     """
     lengths = vector_norm(leading, dim=-1, keepdim=True, dtype=_wide(leading.dtype))
-    norm = vector_norm(lengths, dim=(-2, -1), keepdim=leading.ndim > 2)
-    lowest = lengths.amin((-2, -1), keepdim=leading.ndim > 2)
-    tau = 0.7 * torch.maximum(lowest, lengths.amax((-2, -1), keepdim=leading.ndim > 2) / 256)
-    alone = leading.ndim == 2
-    unit = power(norm.item() if alone else norm, -2)
+    shortest, longest = lengths.amin(-2, keepdim=True), lengths.amax(-2, keepdim=True)
+    tau = 0.7 * torch.maximum(shortest, longest / 256)
     runs = [[triple] for triple in LEVELLING.triples()]
-    factor = iterate(leading, unit, runs, room=LEVELLING.headroom**2).iterate
-    return factor * (tau.item() if alone else tau)
+    factor = iterate(leading, runs, room=LEVELLING.headroom**2).iterate
+    return factor * (tau if leading.ndim > 2 else tau.item())
 
 
 def _cholesky(rows: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
 """Newton-Schulz steps ``Y <- a Y + b (Y Y^T) Y + c (Y Y^T)^2 Y``: products only.
 
-They take a matrix `[m, n]` or a stack `[b, m, n]`. The iterate is never divided by its norm: the
-steps see ``unit Y Y^T``. For a single matrix on the CPU ``unit`` is a number and goes into the
-coefficients, where it costs nothing. Elsewhere it is a tensor `[b, 1, 1]`, never looked at from the
-host, and multiplies the Gram matrix.
+They take a matrix `[m, n]` or a stack `[b, m, n]`. No number that depends on the data goes into a
+product as its ``alpha`` or ``beta``: oneDNN compiles a kernel for every new one, milliseconds each.
 """
 
 from __future__ import annotations
@@ -16,120 +14,96 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from stiefel.linalg.coefficients import Triple
+from stiefel.linalg.products import add_product, quadratic, symmetric_product
 
-__all__ = ["Factor", "Run", "Steps", "add_product", "iterate", "power"]
+__all__ = ["Factor", "Run", "Steps", "inverse", "iterate"]
 
+# Of a matrix: a number on the CPU, where looking is free. Else a tensor [b, 1, 1].
 Factor: TypeAlias = float | Tensor
 Run: TypeAlias = Sequence[Triple]
 
 
 class Steps(NamedTuple):
-    """The iterate, and what the last step made it from: ``a I + B`` and the Gram matrix A.
-
-    ``(a I + B) (unit A) (a I + B)`` is the Gram matrix of the iterate.
-    """
+    """The iterate, and what the last step made it from: ``a I + B`` and the Gram matrix A."""
 
     iterate: Tensor
     A: Tensor
-    unit: Factor
     B: Tensor
     a: float
 
     def defect(self) -> Tensor:
-        """``|U U^T - I|_F / sqrt(m)`` of the iterate U."""
+        """``|U U^T - I|_F / sqrt(m)`` of the iterate U: ``U U^T = (a I + B) A (a I + B)``."""
         wide = torch.promote_types(self.A.dtype, torch.float32)
         P = _plus_identity(self.B.to(wide, copy=True), self.a)
-        excess = _plus_identity(P @ (self.A.to(wide) * self.unit) @ P, -1.0)
+        excess = _plus_identity(P @ self.A.to(wide) @ P, -1.0)
         defect: Tensor = vector_norm(excess, dim=(-2, -1)) / P.shape[-1] ** 0.5
         return defect
 
 
-def iterate(Y: Tensor, unit: Factor, runs: Sequence[Run], room: float | None = None) -> Steps:
-    """Take the steps of ``runs``, those of one run on the Gram matrix alone.
+def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Steps:
+    """Take the steps of ``runs`` (at least one), those of one run on the Gram matrix alone.
 
     Args:
-        Y: wide, `[m, n]` or `[b, m, n]`.
-        unit: makes the eigenvalues of ``unit Y Y^T`` at most 1.
+        Y: wide, `[m, n]` or `[b, m, n]`, of spectral norm at most 1 unless ``room`` is given.
         runs: the steps' coefficients.
-        room: where given, ``unit`` need only be near: it is divided by ``room`` times the Schatten
-            bound ``|(unit Y Y^T)^2|_F^(1/2)`` of those eigenvalues, whose square the first step
-            forms anyway.
+        room: where given, Y is first divided by ``sqrt(room)`` times its Schatten-8 norm
+            ``|(Y Y^T)^2|_F^(1/4)``, whose square the first step forms anyway. The division goes
+            into the first polynomial, so it costs nothing.
     """
-    for i, run in enumerate(runs):
-        A, rest = _gram(Y, unit)
-        if i == 0 and room is not None:
-            A, B, rest, shrink = _rescaled(A, rest, run[0], room)
-            unit = unit * shrink
-        else:
-            B = _quadratic(A, rest, run[0])
-        Y, A, B = _take(run, Y, A, rest, B, scale=unit**0.5 if i == len(runs) - 1 else 1.0)
-    return Steps(Y, A, rest, B, runs[-1][-1][0])
+    steps = _take(Y, runs[0], room)
+    for run in runs[1:]:
+        steps = _take(steps.iterate, run)
+    return steps
 
 
-def _gram(Y: Tensor, unit: Factor) -> tuple[Tensor, float]:
-    """``unit Y Y^T`` as a matrix and a number still to multiply it."""
-    A = Y @ Y.mT
-    return (A.mul_(unit), 1.0) if isinstance(unit, Tensor) else (A, unit)
+def _take(Y: Tensor, run: Run, room: float | None = None) -> Steps:
+    A = symmetric_product(Y)
+    if len(run) == 1 and room is None:
+        a, b, c = run[0]
+        B = quadratic(A, b, c)
+        return Steps(add_product(Y, B, Y, beta=a), A, B, a)
+    Q = P = _polynomial(A, run[0]) if room is None else _rescaled(A, run[0], room)
+    for triple in run[1:]:
+        A = P @ A @ P
+        P = _polynomial(A, triple)
+        Q = P @ Q
+    return Steps(Q @ Y, A, P, 0.0)
 
 
-def _quadratic(A: Tensor, unit: float, triple: Triple) -> Tensor:
-    """``b (unit A) + c (unit A)^2``."""
-    _, b, c = triple
-    if c == 0:  # a product less; and torch 2.13's baddbmm drops beta's term where alpha is 0
-        return A * (b * unit)
-    return add_product(A, A, A, beta=b * unit, alpha=c * unit**2)
+def _polynomial(A: Tensor, triple: Triple) -> Tensor:
+    """``a I + b A + c A^2``."""
+    a, b, c = triple
+    return _plus_identity(quadratic(A, b, c), a)
 
 
-def _rescaled(
-    A: Tensor, unit: float, triple: Triple, room: float
-) -> tuple[Tensor, Tensor, float, Factor]:
-    """A, `_quadratic`, what is left of ``unit``, and what it was divided by: see ``room``."""
-    _, b, c = triple
-    square = A @ A
-    if A.ndim == 2:
-        bound = room * unit * float(vector_norm(square)) ** 0.5
-        shrink = 1 / bound if bound else 0.0
-        unit *= shrink
-        return A, square.mul_(c * unit**2).add_(A, alpha=b * unit), unit, shrink
-    wide = torch.promote_types(A.dtype, torch.float32)
-    bounds = vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide).sqrt_()
-    shrinks = power(bounds * room, -1)
-    A = A.mul_(shrinks)
-    return A, square.mul_(c * shrinks**2).add_(A, alpha=b), unit, shrinks
+def _rescaled(A: Tensor, triple: Triple, room: float) -> Tensor:
+    """``(a I + b A / s + c A^2 / s^2) / sqrt(s)``, where s bounds the eigenvalues of A."""
+    a, b, c = triple
+    square = symmetric_product(A)
+    shrink = inverse(_norm(square) ** 0.5 * room)
+    root = shrink**0.5
+    square.mul_(c * root * shrink * shrink).add_(A * (b * root * shrink))
+    return _plus_identity(square, a * root)
 
 
-def _take(
-    run: Run, Y: Tensor, A: Tensor, unit: float, B: Tensor, scale: Factor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The steps of a run: the new Y times ``scale``, and the last A and B."""
-    a = run[0][0]
-    if len(run) > 1:
-        Q = P = _plus_identity(B, a)
-        for a, b, c in run[1:]:
-            A = P @ A @ P
-            B = _quadratic(A, unit, (a, b, c))
-            P = _plus_identity(B.clone(), a)
-            Q = P @ Q
-        return (Q @ Y) * scale, A, B
-    if isinstance(scale, Tensor):
-        return add_product(Y, B, Y, beta=a) * scale, A, B
-    return add_product(Y, B, Y, beta=a * scale, alpha=scale), A, B
+def _norm(square: Tensor) -> Factor:
+    """Frobenius norms."""
+    if square.ndim == 2:
+        return float(vector_norm(square))
+    wide = torch.promote_types(square.dtype, torch.float32)
+    norms: Tensor = vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)
+    return norms
 
 
-def add_product(X: Tensor, A: Tensor, B: Tensor, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
-    """``beta X + alpha A B``."""
-    add = torch.addmm if A.ndim == 2 else torch.baddbmm
-    return add(X, A, B, beta=beta, alpha=alpha)
-
-
-def _plus_identity(A: Tensor, a: float) -> Tensor:
-    """``A + a I``, in place."""
-    A.diagonal(dim1=-2, dim2=-1).add_(a)
-    return A
-
-
-def power(x: Factor, exponent: float) -> Factor:
-    """``x**exponent``, but 0 at 0: a zero matrix stays zero."""
+def inverse(x: Factor) -> Factor:
+    """``1 / x``, but 0 at 0: a zero matrix stays zero."""
     if isinstance(x, Tensor):
-        return torch.where(x == 0, x, x**exponent)
-    return x**exponent if x else 0.0
+        return torch.where(x == 0, x, x.reciprocal())
+    return 1 / x if x else 0.0
+
+
+def _plus_identity(A: Tensor, a: Factor) -> Tensor:
+    """``A + a I``, in place."""
+    diagonal = A.diagonal(dim1=-2, dim2=-1)
+    diagonal += a.squeeze(-1) if isinstance(a, Tensor) else a
+    return A

@@ -120,13 +120,14 @@ def polar(
     factor = factor.mT if turned else factor
     if not return_info:
         return factor
+    assert done.defect is not None  # it was asked for
     defect = done.defect.reshape(X.shape[:-2])
     return factor, PolarInfo(defect, done.method, done.steps, precision)
 
 
 class _Result(NamedTuple):
     factor: Tensor
-    defect: Tensor
+    defect: Tensor | None
     method: Method
     steps: int
 
@@ -174,22 +175,23 @@ def _by_products(
     parts = [X] if together else list(torch.split(X, 1))
     done = [_iterate(method, part, steps, dtype, measure) for part in parts]
     factors, defects = zip(*done, strict=True)
-    factor, defect = (values[0] if together else torch.cat(values) for values in (factors, defects))
-    return _Result(factor, defect, method, steps)
+    factor = factors[0] if together else torch.cat(factors)
+    return _Result(factor, torch.cat(defects) if measure else None, method, steps)
 
 
 def _iterate(
     method: NewtonSchulz, X: Tensor, steps: int, dtype: torch.dtype, measure: bool
-) -> tuple[Tensor, Tensor]:
-    nothing = X.new_empty(len(X))
-    if _may_look(X) and dtype != torch.float16:
-        norms = _norms(X)
-        if bool(((norms > 1e-4) & (norms < 1e4)).all()):
-            run = _call(method, X, norms, steps, dtype)
-            return run.iterate, run.defect().reshape(-1) if measure else nothing
+) -> tuple[Tensor, Tensor | None]:
+    norms = _norms(X)
+    if _may_look(X) and dtype != torch.float16 and all(map(_comfortable, _numbers(norms))):
+        run = _call(method, X, norms, steps, dtype)
+        return run.iterate, run.defect().reshape(-1) if measure else None
     stack = prepare(X)
-    run = _call(method, stack.values, _norms(stack.values), steps, dtype)
-    defect = stack.restore(run.defect().reshape(-1)) if measure else nothing
+    values, norms = stack.values, _norms(stack.values)
+    if dtype == torch.float16:  # whose products overflow at 65,504
+        values, norms = values / norms.where(norms > 0, 1.0), norms.sign()
+    run = _call(method, values, norms, steps, dtype)
+    defect = stack.restore(run.defect().reshape(-1)) if measure else None
     return stack.restore(run.iterate), defect
 
 
@@ -206,6 +208,16 @@ def _may_look(X: Tensor) -> bool:
     return X.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def _comfortable(norm: float) -> bool:
+    """Whether fourth powers of a matrix of that norm are normal numbers: so nearly always."""
+    return 1e-4 < norm < 1e4
+
+
+def _numbers(norms: Tensor) -> list[float]:
+    numbers: list[float] = norms.flatten().tolist()
+    return numbers
+
+
 def _norms(X: Tensor) -> Tensor:
     """Frobenius norms `[b, 1, 1]`."""
     wide = working_dtype(X.dtype)
@@ -216,8 +228,8 @@ def _norms(X: Tensor) -> Tensor:
 def _exactly(method: Exact, X: Tensor, dtype: torch.dtype, measure: bool) -> _Result:
     stack = prepare(X)
     factor = method(stack.values.to(dtype))
-    defect = measured_defect(factor) if measure else X.new_empty(len(X))
-    return _Result(stack.restore(factor), stack.restore(defect), method, 0)
+    defect = stack.restore(measured_defect(factor)) if measure else None
+    return _Result(stack.restore(factor), defect, method, 0)
 
 
 def _to_tolerance(X: Tensor, tol: float, dtype: torch.dtype) -> _Result:

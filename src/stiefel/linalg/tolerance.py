@@ -16,7 +16,7 @@ from torch.linalg import vector_norm
 from stiefel.errors import MatrixError
 from stiefel.hardware import decomposition_cost, step_cost
 from stiefel.linalg.coefficients import CLASSICAL, evaluate
-from stiefel.linalg.iteration import Steps, iterate, power
+from stiefel.linalg.iteration import Steps, iterate
 from stiefel.linalg.methods import Exact, GramEigh, Method, NewtonSchulz, Svd
 from stiefel.linalg.minimax import minimax
 
@@ -60,7 +60,7 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
         lifted = _round(Y, first=taken == 0)
         Y, taken = lifted.iterate.to(dtype), taken + ROUND.steps
         if bool((lifted.defect() <= NEAR).all()):
-            final = iterate(Y, 1.0, [[CLASSICAL]] * polish)
+            final = iterate(Y, [[CLASSICAL]] * polish)
             taken += polish
             if bool((final.defect() <= tol).all()):
                 return final.iterate, final.defect(), NewtonSchulz(ROUND), taken
@@ -71,11 +71,9 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
 
 def _round(Y: Tensor, *, first: bool) -> Steps:
     runs = [[triple] for triple in ROUND.triples()]
-    if not first:
-        return iterate(Y, ROUND.headroom**-2, runs)
-    wide = torch.promote_types(Y.dtype, torch.float32)
-    norms = vector_norm(Y, dim=(-2, -1), keepdim=True, dtype=wide)
-    return iterate(Y, power(norms, -2), runs, room=ROUND.headroom**2)
+    if first:
+        return iterate(Y, runs, room=ROUND.headroom**2)
+    return iterate(Y / ROUND.headroom, runs)
 
 
 def _polish(tol: float) -> int:

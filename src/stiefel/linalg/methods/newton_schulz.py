@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stiefel.linalg.coefficients import Table
 from stiefel.linalg.deflation import deflate
-from stiefel.linalg.iteration import Factor, Run, Steps, iterate, power
+from stiefel.linalg.iteration import Factor, Run, Steps, inverse, iterate
 
 __all__ = ["NewtonSchulz"]
 
@@ -42,10 +42,10 @@ class NewtonSchulz:
     gram_runs: tuple[int, ...] = ()
 
     def __call__(self, X: Tensor, norm: Factor, steps: int | None, dtype: torch.dtype) -> Steps:
-        """Polar factors of wide X, `[m, n]` or `[b, m, n]`, in ``dtype`` or wider.
+        """Polar factors of wide X, `[m, n]` or `[b, m, n]`, in ``dtype``.
 
         Args:
-            X: in the precision it came in, its Frobenius norm within 1e+-4.
+            X: in the precision it came in, its Frobenius norm within 1e+-4, or zero.
             norm: those norms, a number or `[b, 1, 1]`.
             steps: number of steps; None is the table's own.
             dtype: precision of the products.
@@ -53,11 +53,13 @@ class NewtonSchulz:
         m, n = X.shape[-2:]
         rank = m // self.deflate if self.deflate else 0
         Y = deflate(X, rank, dtype, exact=self.exact_deflation) if rank else X.to(dtype)
-        unit = power(norm * self.table.headroom, -2)
+        runs, headroom = self._runs(steps, m, n), self.table.headroom
+        if self.rescale:
+            return iterate(Y, runs, room=headroom**2)
+        Y = Y * inverse(norm * headroom)
         if self.table.normalisation == "aol":
-            Y, unit = _row_balanced(Y, unit), self.table.headroom**-2
-        room = self.table.headroom**2 if self.rescale else None
-        return iterate(Y, unit, self._runs(steps, m, n), room)
+            Y = _row_balanced(Y) / headroom
+        return iterate(Y.to(dtype), runs)
 
     def _runs(self, steps: int | None, m: int, n: int) -> list[Run]:
         triples, lengths = self.table.triples(steps), self.gram_runs
@@ -67,9 +69,7 @@ class NewtonSchulz:
         return [triples[end - length : end] for length, end in zip(lengths, ends, strict=True)]
 
 
-def _row_balanced(Y: Tensor, unit: Factor) -> Tensor:
+def _row_balanced(Y: Tensor) -> Tensor:
     """Row i divided by ``sqrt(sum_j |Y Y^T|_ij)``: then no eigenvalue of ``Y Y^T`` is above 1."""
-    wide = torch.promote_types(Y.dtype, torch.float32)
-    sums = ((Y @ Y.mT) * unit).abs().sum(-1, keepdim=True, dtype=wide)
-    balance = torch.where(sums > 0, sums, 1.0) ** -0.5
-    return Y * (balance * unit**0.5).to(Y.dtype)
+    sums = (Y @ Y.mT).abs().sum(-1, keepdim=True)
+    return Y * sums.where(sums > 0, 1.0).rsqrt()

@@ -1,0 +1,59 @@
+"""Products of a matrix `[m, n]` or a stack `[b, m, n]`, symmetric ones at a part of the price."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stiefel.hardware import blocks_pay
+from stiefel.linalg import kernels
+
+__all__ = ["add_product", "quadratic", "symmetric_product"]
+
+# Rows of the blocks on the diagonal that are multiplied whole.
+LEAF = 256
+
+
+def symmetric_product(X: Tensor) -> Tensor:
+    """``X X^T``: on a GPU half of its tiles, on a CPU blocks on and below the diagonal.
+
+    Where neither is faster, the plain product. Differentiable.
+    """
+    m, n = X.shape[-2:]
+    if kernels.available(X) and kernels.pays(m, n, X.dtype):
+        return kernels.gram(X)
+    plain = X.requires_grad or not blocks_pay(m, n, X.dtype, X.device)
+    return X @ X.mT if plain else _by_blocks(X, X.new_empty((*X.shape[:-1], m)))
+
+
+def quadratic(A: Tensor, b: float, c: float) -> Tensor:
+    """``b A + c A A`` of symmetric A."""
+    if c == 0:  # a product less; and torch 2.13's baddbmm drops beta's term where alpha is 0
+        return A * b
+    m = A.shape[-1]
+    if kernels.available(A) and kernels.pays(m, m, A.dtype):
+        return kernels.symmetric_polynomial(A, b, c)
+    if blocks_pay(m, m, A.dtype, A.device) and not A.requires_grad:
+        return symmetric_product(A).mul_(c).add_(A, alpha=b)
+    return add_product(A, A, A, beta=b, alpha=c)
+
+
+def add_product(X: Tensor, A: Tensor, B: Tensor, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
+    """``beta X + alpha A B``."""
+    add = torch.addmm if A.ndim == 2 else torch.baddbmm
+    return add(X, A, B, beta=beta, alpha=alpha)
+
+
+def _by_blocks(X: Tensor, out: Tensor) -> Tensor:
+    """``X X^T`` into ``out``: the halves by themselves, and what is between them once."""
+    m = X.shape[-2]
+    if m <= LEAF:
+        return out.copy_(X @ X.mT)
+    half = m // 2
+    top, bottom = X[..., :half, :], X[..., half:, :]
+    _by_blocks(top, out[..., :half, :half])
+    _by_blocks(bottom, out[..., half:, half:])
+    between = bottom @ top.mT
+    out[..., half:, :half] = between
+    out[..., :half, half:] = between.mT
+    return out

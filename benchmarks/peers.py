@@ -13,6 +13,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,6 +150,6 @@ def from_pytorch_optimizer(narrow: torch.dtype) -> list[Peer]:
 
 def from_heavyball(narrow: torch.dtype) -> list[Peer]:
     del narrow  # it rounds to bfloat16, at random, whatever the device
-    utils = importlib.import_module("heavyball.utils")
+    utils: Any = importlib.import_module("heavyball.utils")
     utils.compile_mode = None  # each shape would compile for seconds and run no faster
     return [one_by_one("heavyball", lambda X: utils.zeropower_via_newtonschulz5(X.clone()))]

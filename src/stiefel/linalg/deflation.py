@@ -19,9 +19,8 @@ positive definite its polar factor is I, and by R.-C. Li's bound (SIAM J. Matrix
 H is positive definite whatever Q is: it flips no direction, and where there is nothing to lower (a
 flat spectrum) it is near a multiple of I on the range of Q.
 
-Precision. In 16 bits a product of a sketch with X would drown the k-th direction in the rounding of
-the first, so the sketch is made nearly orthogonal, row after row, before it meets X again: then
-each row of the product is rounded relative to its own length. No QR, no eigenvalues, no random
+Precision. The rows of the sketch are all dominated by the first direction, so their product with X
+needs float32, and what makes them orthonormal float64; the rest does not. No eigenvalues, no random
 numbers but a fixed pattern of signs, no look at a number from the host.
 """
 
@@ -55,14 +54,28 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
     """
     Y = X.to(dtype)
     sketch = _signs(rank, X.shape[-2], dtype, X.device) @ Y
-    sketch = _inverse(_cholesky(sketch)).to(dtype) @ sketch
-    rows = sketch @ Y.mT
-    Q = solve_triangular(_cholesky(rows), rows.to(_wide(dtype)), upper=False).to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    Q = _orthonormal(sketch.to(wide) @ X.mT.to(wide)).to(dtype)
     leading = Q @ Y
     change = _level(leading) - leading
     if exact:
         return add_product(X, Q.mT.to(X.dtype), change.to(X.dtype)).to(dtype)
     return add_product(Y, Q.mT, change.to(dtype))
+
+
+def _orthonormal(rows: Tensor) -> Tensor:
+    """Orthonormal rows of the same span, the first along the first row, and so on (Cholesky QR).
+
+    Rows so nearly dependent that even float64 cannot tell come out shorter, which lowers less of
+    them. cholesky_ex does not look at its numbers from the host, as a QR does.
+    """
+    wide = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    squares = wide @ wide.mT
+    rank, finfo = squares.shape[-1], torch.finfo(squares.dtype)
+    diagonal = squares.diagonal(dim1=-2, dim2=-1)
+    diagonal += (rank * finfo.eps * diagonal.sum(-1, keepdim=True)).clamp_min(finfo.tiny)
+    basis: Tensor = solve_triangular(cholesky_ex(squares).L, wide, upper=False)
+    return basis.to(rows.dtype)
 
 
 def _level(leading: Tensor) -> Tensor:
@@ -72,34 +85,14 @@ def _level(leading: Tensor) -> Tensor:
     singular values that they mix. And not below 2**-8 of the longest, of which shorter rows may be
     the rounding.
     """
-    lengths = vector_norm(leading, dim=-1, keepdim=True, dtype=_wide(leading.dtype))
+    lengths = vector_norm(
+        leading, dim=-1, keepdim=True, dtype=torch.promote_types(leading.dtype, torch.float32)
+    )
     shortest, longest = lengths.amin(-2, keepdim=True), lengths.amax(-2, keepdim=True)
     tau = 0.7 * torch.maximum(shortest, longest / 256)
     runs = [[triple] for triple in LEVELLING.triples()]
     factor = iterate(leading, runs, room=LEVELLING.headroom**2).iterate
     return factor * (tau if leading.ndim > 2 else tau.item())
-
-
-def _cholesky(rows: Tensor) -> Tensor:
-    """Factor L of ``R R^T`` plus its rounding error, which keeps it positive definite."""
-    wide = rows.to(_wide(rows.dtype))
-    squares = wide @ wide.mT
-    rank, finfo = squares.shape[-1], torch.finfo(squares.dtype)
-    diagonal = squares.diagonal(dim1=-2, dim2=-1)
-    diagonal += (rank * finfo.eps * diagonal.sum(-1, keepdim=True)).clamp_min(finfo.tiny)
-    factor: Tensor = cholesky_ex(squares).L
-    return factor
-
-
-def _inverse(factor: Tensor) -> Tensor:
-    """Inverse of a lower triangular factor."""
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    inverse: Tensor = solve_triangular(factor, identity.expand_as(factor), upper=False)
-    return inverse
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 @lru_cache(maxsize=256)

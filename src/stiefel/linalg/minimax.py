@@ -30,7 +30,7 @@ def minimax(
     *,
     cushion: float = 0.02,
     safety: float = 1.02,
-    degree: int = 5,
+    degree: int | tuple[int, ...] = 5,
 ) -> Table:
     """The table whose worst singular value of ``[floor, 1]`` comes nearest to 1.
 
@@ -45,7 +45,8 @@ def minimax(
             singular values so near to 0 that rounding drowns them.
         safety: every step but the last divides its input by this, and so does the table's
             headroom: what rounding lifts above the interval, the next steps would blow up.
-        degree: of the polynomials: 5, or 3 (a third fewer products a step, but more steps).
+        degree: of the polynomials: 5, or 3 (a third fewer products a step, but more steps); or one
+            for each step, such as ``(5, 5, 3)``.
 
     Returns:
         A table of ``steps`` triples; further steps are classical, which converge from there.
@@ -53,37 +54,42 @@ def minimax(
     Raises:
         MatrixError: a number outside its range.
     """
-    return _table(floor, steps, cushion, safety, degree)
+    degrees = degree if isinstance(degree, tuple) else (degree,) * max(steps, 1)
+    return _table(floor, steps, cushion, safety, degrees)
 
 
 @cache
-def _table(floor: float, steps: int, cushion: float, safety: float, degree: int) -> Table:
-    _check(floor, steps, cushion, safety, degree)
+def _table(
+    floor: float, steps: int, cushion: float, safety: float, degrees: tuple[int, ...]
+) -> Table:
+    _check(floor, steps, cushion, safety, degrees)
     low, high, head = floor, 1.0, []
     for step in range(steps):
-        triple = _best(low, high, cushion, degree)
+        triple = _best(low, high, cushion, degrees[step])
         if step < steps - 1:
             triple = contracted(triple, safety)
         head.append(triple)
         low = evaluate(triple, low)
         high = 2 - low
     return Table(
-        source=f"minimax({floor}, {steps}, cushion={cushion}, safety={safety}, degree={degree})",
+        source=f"minimax({floor}, {steps}, cushion={cushion}, safety={safety}, degree={degrees})",
         steps=steps,
         head=tuple(head),
-        tail=CUBIC if degree == 3 else CLASSICAL,
+        tail=CUBIC if degrees[-1] == 3 else CLASSICAL,
         headroom=safety,
         floor=floor,
     )
 
 
-def _check(floor: float, steps: int, cushion: float, safety: float, degree: int) -> None:
+def _check(
+    floor: float, steps: int, cushion: float, safety: float, degrees: tuple[int, ...]
+) -> None:
     for name, value, right, rule in (
         ("floor", floor, 0 < floor <= 1, "in (0, 1], e.g. 1e-3"),
         ("steps", steps, steps >= 1, "at least 1, e.g. 5"),
         ("cushion", cushion, 0 <= cushion < 1, "in [0, 1), e.g. 0.02"),
         ("safety", safety, 1 <= safety < float("inf"), "at least 1, e.g. 1.02"),
-        ("degree", degree, degree in (3, 5), "3 or 5"),
+        ("degree", degrees, set(degrees) <= {3, 5} and len(degrees) == steps, "3 or 5, one a step"),
     ):
         if not right:
             raise MatrixError(f"{name}={value!r}: give a number {rule}")

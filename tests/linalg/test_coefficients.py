@@ -289,7 +289,8 @@ def test_same_table_again() -> None:
         ({"cushion": -0.1}, "cushion=-0.1"),
         ({"safety": 0.99}, "safety=0.99: give a number at least 1"),
         ({"safety": float("inf")}, "safety=inf"),
-        ({"degree": 4}, "degree=4: give a number 3 or 5"),
+        ({"degree": 4}, r"degree=\(4, 4, 4\): give a number 3 or 5, one a step"),
+        ({"degree": (5, 3)}, r"degree=\(5, 3\): give a number 3 or 5, one a step"),
     ],
 )
 def test_what_it_refuses(arguments: dict[str, float], message: str) -> None:

@@ -19,8 +19,8 @@ __all__ = ["GramEigh", "Svd"]
 class Svd:
     """``U V^T`` of ``X = U S V^T``, decomposed in float64.
 
-    Singular values up to ``4 eps sigma_1``, eps of X's dtype, are rounding noise and contribute zero
-    (up to ``max(m, n) eps sigma_1`` in float64). A decomposition in float32 would have to cut
+    Singular values up to ``4 eps sigma_1``, eps of X's dtype, are rounding noise and contribute
+    zero (up to ``max(m, n) eps sigma_1`` in float64). A decomposition in float32 would have to cut
     max(m, n) / 4 times higher, and drop directions of a real momentum matrix by the dozen.
     Differentiable once, at repeated singular values too.
     """

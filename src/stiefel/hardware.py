@@ -13,8 +13,10 @@ STACK_CPU, STACK_ACCELERATOR = 1 << 17, 1 << 20
 # Up to this many entries a tensor of an elementwise recipe is better laid end to end with others.
 JOIN_CPU, JOIN_ACCELERATOR = 1 << 12, 1 << 16
 
-# FLOPs of matrix products in the time of one in float32, as measured on a CPU with bfloat16 units.
-SPEED = {torch.bfloat16: 4.0, torch.float16: 4.0, torch.float32: 1.0, torch.float64: 0.5}
+# FLOPs of matrix products in the time of one in float32: a CPU with bfloat16 units, which has none
+# for float16, and an accelerator with tensor cores.
+SPEED_CPU = {torch.bfloat16: 4.0, torch.float64: 0.5}
+SPEED_ACCELERATOR = {torch.bfloat16: 8.0, torch.float16: 8.0, torch.float64: 0.5}
 
 # An eigendecomposition of an m x m Gram matrix in float64, as a multiple of m^3 FLOPs in float32.
 EIGH_CPU, EIGH_ACCELERATOR = 30.0, 1000.0
@@ -38,15 +40,19 @@ def joining_pays(entries: int, device: torch.device) -> bool:
     return entries <= (JOIN_CPU if device.type == "cpu" else JOIN_ACCELERATOR)
 
 
-def step_cost(m: int, n: int, dtype: torch.dtype) -> float:
+def step_cost(m: int, n: int, dtype: torch.dtype, device: torch.device) -> float:
     """Of one quintic Newton-Schulz step on a wide m x n matrix, in FLOPs of float32 products."""
-    return (4 * m * m * n + 2 * m**3) / SPEED[dtype]
+    return (4 * m * m * n + 2 * m**3) / _speed(dtype, device)
 
 
 def decomposition_cost(m: int, n: int, device: torch.device) -> float:
     """Of a polar factor by decomposition of the Gram matrix, in the same unit."""
     eigh = EIGH_CPU if device.type == "cpu" else EIGH_ACCELERATOR
-    return eigh * m**3 + 4 * m * m * n / SPEED[torch.float64]
+    return eigh * m**3 + 4 * m * m * n / _speed(torch.float64, device)
+
+
+def _speed(dtype: torch.dtype, device: torch.device) -> float:
+    return (SPEED_CPU if device.type == "cpu" else SPEED_ACCELERATOR).get(dtype, 1.0)
 
 
 def blocks_pay(m: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:

@@ -77,9 +77,9 @@ def polar(
     Args:
         X: stack `[..., m, n]`, real floating point.
         tol: how far the factor may be from orthonormal, ``|U U^T - I|_F / sqrt(m)`` for every
-            matrix: the method, its steps and its precision are then found (`stiefel.linalg.
-            tolerance`), which looks at numbers and so waits for the device. None computes what
-            ``method`` says, without a look.
+            matrix: the method, its steps and its precision are then found, which waits for the
+            device. None computes what ``method`` says, without a look. A matrix whose null space
+            or rounding forbids it keeps a larger defect: `PolarInfo` tells.
         method: a name of `stiefel.linalg.METHODS` or a method built by hand. Newton-Schulz:
             ``"fast"`` and ``"faithful"`` (outliers deflated, few steps), every published table
             (``"jordan"``, ``"polar_express"``, ``"cans"``, ...), ``"gram"`` (on the Gram matrix,

@@ -56,7 +56,7 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
     """Factor, defect `[b]`, method and number of steps for a prepared wide stack `[b, m, n]`."""
     _, m, n = X.shape
     Y, taken, polish = X.to(dtype), 0, _polish(tol)
-    while taken * step_cost(m, n, dtype) <= decomposition_cost(m, n, X.device):
+    while taken * step_cost(m, n, dtype, X.device) <= decomposition_cost(m, n, X.device):
         lifted = _round(Y, first=taken == 0)
         Y, taken = lifted.iterate.to(dtype), taken + ROUND.steps
         if bool((lifted.defect() <= NEAR).all()):

@@ -59,7 +59,8 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
     leading = Q @ Y
     change = _level(leading) - leading
     if exact:
-        return add_product(X, Q.mT.to(X.dtype), change.to(X.dtype)).to(dtype)
+        whole = X.to(torch.promote_types(X.dtype, torch.float32))
+        return add_product(whole, Q.mT.to(whole.dtype), change.to(whole.dtype)).to(dtype)
     return add_product(Y, Q.mT, change.to(dtype))
 
 
@@ -96,6 +97,7 @@ def _level(leading: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # of which a cached tensor would be of no use to autograd
 def _signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Signs `[k, m]` that look random, the same in every process, on every device, compiled too."""
     hashed = torch.arange(1, rank * m + 1, device=device).view(rank, m)

@@ -1,7 +1,10 @@
 """Newton-Schulz steps ``Y <- a Y + b (Y Y^T) Y + c (Y Y^T)^2 Y``: products only.
 
-They take a matrix `[m, n]` or a stack `[b, m, n]`. No number that depends on the data goes into a
-product as its ``alpha`` or ``beta``: oneDNN compiles a kernel for every new one, milliseconds each.
+They take a matrix `[m, n]` or a stack `[b, m, n]`. A step is one product of Y with the polynomial
+``P = a I + b A + c A^2`` of its Gram matrix A. (Adding ``a Y`` by itself, as torch does, costs a
+copy of Y more, and what rounding P adds turns only the directions that are large already.) No
+number that depends on the data goes into a product as its ``alpha`` or ``beta``: oneDNN compiles a
+kernel for every new one, milliseconds each.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from stiefel.linalg.coefficients import Triple
-from stiefel.linalg.products import add_product, quadratic, symmetric_product
+from stiefel.linalg.products import quadratic, symmetric_product
 
 __all__ = ["Factor", "Run", "Steps", "inverse", "iterate"]
 
@@ -24,17 +27,16 @@ Run: TypeAlias = Sequence[Triple]
 
 
 class Steps(NamedTuple):
-    """The iterate, and what the last step made it from: ``a I + B`` and the Gram matrix A."""
+    """The iterate, and what the last step made it from: its polynomial P and Gram matrix A."""
 
     iterate: Tensor
     A: Tensor
-    B: Tensor
-    a: float
+    P: Tensor
 
     def defect(self) -> Tensor:
-        """``|U U^T - I|_F / sqrt(m)`` of the iterate U: ``U U^T = (a I + B) A (a I + B)``."""
+        """``|U U^T - I|_F / sqrt(m)`` of the iterate U: ``U U^T = P A P``."""
         wide = torch.promote_types(self.A.dtype, torch.float32)
-        P = _plus_identity(self.B.to(wide, copy=True), self.a)
+        P = self.P.to(wide)
         excess = _plus_identity(P @ self.A.to(wide) @ P, -1.0)
         defect: Tensor = vector_norm(excess, dim=(-2, -1)) / P.shape[-1] ** 0.5
         return defect
@@ -58,16 +60,12 @@ def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Steps:
 
 def _take(Y: Tensor, run: Run, room: float | None = None) -> Steps:
     A = symmetric_product(Y)
-    if len(run) == 1 and room is None:
-        a, b, c = run[0]
-        B = quadratic(A, b, c)
-        return Steps(add_product(Y, B, Y, beta=a), A, B, a)
     Q = P = _polynomial(A, run[0]) if room is None else _rescaled(A, run[0], room)
     for triple in run[1:]:
         A = P @ A @ P
         P = _polynomial(A, triple)
         Q = P @ Q
-    return Steps(Q @ Y, A, P, 0.0)
+    return Steps(Q @ Y, A, P)
 
 
 def _polynomial(A: Tensor, triple: Triple) -> Tensor:
@@ -82,8 +80,9 @@ def _rescaled(A: Tensor, triple: Triple, room: float) -> Tensor:
     square = symmetric_product(A)
     shrink = inverse(_norm(square) ** 0.5 * room)
     root = shrink**0.5
-    square.mul_(c * root * shrink * shrink).add_(A * (b * root * shrink))
-    return _plus_identity(square, a * root)
+    B = square.clone() if square.requires_grad else square  # the norm's gradient needs it as it is
+    B.mul_(c * root * shrink * shrink).add_(A * (b * root * shrink))
+    return _plus_identity(B, a * root)
 
 
 def _norm(square: Tensor) -> Factor:

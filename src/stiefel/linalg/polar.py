@@ -20,6 +20,8 @@ __all__ = ["PolarInfo", "polar"]
 
 Side: TypeAlias = Literal["left", "right"]
 
+PRECISIONS = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class PolarInfo:
@@ -27,8 +29,9 @@ class PolarInfo:
 
     Args:
         defect: `[...]`, ``|U U^T - I|_F / sqrt(m)`` of every matrix, m its short side, to the
-            rounding of ``dtype``. A matrix of rank r < m has no orthonormal polar factor: where its
-            null space stays zero this is ``sqrt(1 - r / m)``.
+            rounding of ``dtype``, before the factor is rounded to the dtype of X. A matrix of rank
+            r < m has no orthonormal polar factor: where its null space stays zero this is
+            ``sqrt(1 - r / m)``.
         method: the method.
         steps: number of steps, 0 for a method without.
         dtype: precision of the products.
@@ -96,17 +99,18 @@ def polar(
     Returns:
         A stack of the same shape and dtype. ``polar(c X) = polar(X)`` for every c > 0, down to the
         smallest normal number. A zero matrix gives zero, a matrix with a NaN or an Inf gives NaN,
-        and neither touches its neighbours. Exact methods can be differentiated.
+        and neither touches its neighbours. Can be differentiated: Newton-Schulz steps as what they
+        are, through their products, and so in their precision; not at a zero matrix.
 
     Raises:
         RecipeError: unknown method.
         MatrixError: no real floating-point matrix; ``tol`` not positive or out of reach; ``tol``
-            together with a method or steps; steps for a method without.
+            together with a method, steps or a side; steps for a method without.
     """
     X = checked(X)
     turned = _turned(X, side)
     wide = X.mT if turned else X
-    chosen, count, precision = _choose(X, tol, method, steps, dtype)
+    chosen, count, precision = _choose(X, tol, method, steps, dtype, side)
     stack = wide.reshape(wide.shape[:-2].numel(), *wide.shape[-2:])
     if X.numel() == 0:
         done = _Result(stack.clone(), stack.new_zeros(len(stack)), chosen, 0)
@@ -121,7 +125,7 @@ def polar(
     if not return_info:
         return factor
     assert done.defect is not None  # it was asked for
-    defect = done.defect.reshape(X.shape[:-2])
+    defect = done.defect.to(X.dtype).reshape(X.shape[:-2])
     return factor, PolarInfo(defect, done.method, done.steps, precision)
 
 
@@ -144,17 +148,20 @@ def _choose(
     method: str | Method,
     steps: int | None,
     dtype: torch.dtype | None,
+    side: Side | None,
 ) -> tuple[Method, int, torch.dtype]:
     chosen = find(method)
-    if dtype is not None and not dtype.is_floating_point:
-        raise MatrixError(f"dtype={dtype}: give a floating-point dtype, e.g. torch.bfloat16")
+    if dtype not in PRECISIONS:
+        raise MatrixError(f"dtype={dtype!r}: give one of {', '.join(map(str, PRECISIONS))}")
     if tol is not None:
-        if method != "auto" or steps is not None:
-            raise MatrixError(f"tol={tol!r} finds the method and its steps: do not give them too")
+        if (method, steps, side) != ("auto", None, None):
+            raise MatrixError(f"tol={tol!r} finds method, steps and side: do not give them too")
         return chosen, 0, precision_for(tol, X.dtype, dtype)
     if not isinstance(chosen, NewtonSchulz):
+        if steps is not None:
+            raise MatrixError(f"steps={steps!r}: method={method!r} takes no number: leave it out")
         return chosen, 0, torch.promote_types(dtype or working_dtype(X.dtype), torch.float32)
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
         raise MatrixError(
             f"steps={steps!r}: give a whole number >= 1, or None for the method's own"
         )
@@ -185,13 +192,10 @@ def _iterate(
     norms = _norms(X)
     if _may_look(X) and dtype != torch.float16 and all(map(_comfortable, _numbers(norms))):
         run = _call(method, X, norms, steps, dtype)
-        return run.iterate, run.defect().reshape(-1) if measure else None
+        return run.iterate, measured_defect(run.iterate) if measure else None
     stack = prepare(X)
-    values, norms = stack.values, _norms(stack.values)
-    if dtype == torch.float16:  # whose products overflow at 65,504
-        values, norms = values / norms.where(norms > 0, 1.0), norms.sign()
-    run = _call(method, values, norms, steps, dtype)
-    defect = stack.restore(run.defect().reshape(-1)) if measure else None
+    run = _call(method, stack.values, _norms(stack.values), steps, dtype)
+    defect = stack.restore(measured_defect(run.iterate)) if measure else None
     return stack.restore(run.iterate), defect
 
 
@@ -204,8 +208,12 @@ def _call(method: NewtonSchulz, X: Tensor, norms: Tensor, steps: int, dtype: tor
 
 
 def _may_look(X: Tensor) -> bool:
-    """Looking at a number is free on the CPU only: elsewhere it is a wait or a graph break."""
-    return X.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Looking at a number is free on the CPU only: elsewhere it is a wait or a graph break.
+
+    And it ends the number's own gradient.
+    """
+    in_graph = X.requires_grad and torch.is_grad_enabled()
+    return X.device.type == "cpu" and not in_graph and not torch.compiler.is_compiling()
 
 
 def _comfortable(norm: float) -> bool:

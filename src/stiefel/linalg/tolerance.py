@@ -47,7 +47,7 @@ def precision_for(tol: float, given: torch.dtype, asked: torch.dtype | None) -> 
     if not enough or tol < limit:
         raise MatrixError(
             f"tol={tol:g} cannot be reached with input of {given} and products of {choices[-1]}: "
-            f"the least is {limit:.2g}; give that, or a wider dtype"
+            f"the least is {limit}; give that, or a wider dtype"
         )
     return enough[0]
 
@@ -56,17 +56,18 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
     """Factor, defect `[b]`, method and number of steps for a prepared wide stack `[b, m, n]`."""
     _, m, n = X.shape
     Y, taken, polish = X.to(dtype), 0, _polish(tol)
+    zero = X.abs().amax((-2, -1)) == 0  # or set aside: no round lifts it
     while taken * step_cost(m, n, dtype, X.device) <= decomposition_cost(m, n, X.device):
         lifted = _round(Y, first=taken == 0)
         Y, taken = lifted.iterate.to(dtype), taken + ROUND.steps
-        if bool((lifted.defect() <= NEAR).all()):
+        if bool((zero | (lifted.defect() <= NEAR)).all()):
             final = iterate(Y, [[CLASSICAL]] * polish)
             taken += polish
-            if bool((final.defect() <= tol).all()):
+            if bool((zero | (final.defect() <= tol)).all()):
                 return final.iterate, final.defect(), NewtonSchulz(ROUND), taken
     method: Exact = Svd() if X.dtype == torch.float64 else GramEigh()
-    factor = method(X)
-    return factor, measured_defect(factor), method, 0
+    final = iterate(method(X), [[CLASSICAL]])  # squares cost `GramEigh` digits: here they are
+    return final.iterate, final.defect(), method, 0
 
 
 def _round(Y: Tensor, *, first: bool) -> Steps:
@@ -87,7 +88,8 @@ def _polish(tol: float) -> int:
 
 
 def measured_defect(U: Tensor) -> Tensor:
-    """``|U U^T - I|_F / sqrt(m)`` of a wide stack `[b, m, n]`, in at least float32."""
+    """``|U U^T - I|_F / sqrt(m)`` of a stack `[b, m, n]`, m the short side, at least in float32."""
+    U = U.mT if U.shape[-2] > U.shape[-1] else U
     wide = U.to(torch.promote_types(U.dtype, torch.float32))
     identity = torch.eye(U.shape[-2], dtype=wide.dtype, device=U.device)
     norms = vector_norm(wide @ wide.mT - identity, dim=(-2, -1))

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from stiefel.linalg.coefficients import Table
 from stiefel.linalg.deflation import deflate
@@ -52,10 +53,14 @@ class NewtonSchulz:
         """
         m, n = X.shape[-2:]
         rank = m // self.deflate if self.deflate else 0
-        Y = deflate(X, rank, dtype, exact=self.exact_deflation) if rank else X.to(dtype)
+        # float16 has too few exponents for anything but the steps themselves.
+        wide = torch.float32 if dtype == torch.float16 else dtype
+        Y = deflate(X, rank, wide, exact=self.exact_deflation) if rank else X.to(wide)
         runs, headroom = self._runs(steps, m, n), self.table.headroom
         if self.rescale:
-            return iterate(Y, runs, room=headroom**2)
+            if wide != dtype:
+                Y = Y * inverse(vector_norm(Y, dim=(-2, -1), keepdim=True))
+            return iterate(Y.to(dtype), runs, room=headroom**2)
         Y = Y * inverse(norm * headroom)
         if self.table.normalisation == "aol":
             Y = _row_balanced(Y) / headroom

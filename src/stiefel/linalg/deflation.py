@@ -53,7 +53,8 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
             entries lose in rounding is as large as the smallest singular values.
     """
     Y = X.to(dtype)
-    sketch = _signs(rank, X.shape[-2], dtype, X.device) @ Y
+    signs = _signs if torch.compiler.is_compiling() else _kept_signs
+    sketch = signs(rank, X.shape[-2], dtype, X.device) @ Y
     wide = torch.promote_types(dtype, torch.float32)
     Q = _orthonormal(sketch.to(wide) @ X.mT.to(wide)).to(dtype)
     leading = Q @ Y
@@ -96,11 +97,15 @@ def _level(leading: Tensor) -> Tensor:
     return factor * (tau if leading.ndim > 2 else tau.item())
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # of which a cached tensor would be of no use to autograd
 def _signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Signs `[k, m]` that look random, the same in every process, on every device, compiled too."""
     hashed = torch.arange(1, rank * m + 1, device=device).view(rank, m)
     for _ in range(3):
         hashed = (5 * hashed * hashed + 7919 * hashed + 104729) % 1048573
     return (hashed % 2 * 2 - 1).to(dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # of which a tensor that is kept would be of no use to autograd
+def _kept_signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _signs(rank, m, dtype, device)

@@ -4,7 +4,8 @@ Newton-Schulz steps go in rounds. One round brings every singular value within a
 largest near 1 and lifts smaller ones about a hundredfold, so the next round finds them higher; the
 Gram matrix of its last step tells whether any was left. How many rounds a matrix needs is not known
 before, its smallest singular values are not cheap to estimate. So rounds go on until they have cost
-what a decomposition costs, and then that is taken: at most twice the better of the two.
+what a decomposition costs, or have lifted all that is above rounding, and then that is taken: at
+most twice the better of the two.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
     _, m, n = X.shape
     Y, taken, polish = X.to(dtype), 0, _polish(tol)
     zero = X.abs().amax((-2, -1)) == 0  # or set aside: no round lifts it
-    while taken * step_cost(m, n, dtype, X.device) <= decomposition_cost(m, n, X.device):
+    lowest, step = 1.0, step_cost(m, n, dtype, X.device)
+    while lowest > torch.finfo(X.dtype).eps and taken * step <= decomposition_cost(m, n, X.device):
         lifted = _round(Y, first=taken == 0)
-        Y, taken = lifted.iterate.to(dtype), taken + ROUND.steps
+        Y, taken, lowest = lifted.iterate.to(dtype), taken + ROUND.steps, lowest * ROUND.floor
         if bool((zero | (lifted.defect() <= NEAR)).all()):
             final = iterate(Y, [[CLASSICAL]] * polish)
             taken += polish

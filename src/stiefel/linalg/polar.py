@@ -194,7 +194,10 @@ def _iterate(
         run = _call(method, X, norms, steps, dtype)
         return run.iterate, measured_defect(run.iterate) if measure else None
     stack = prepare(X)
-    run = _call(method, stack.values, _norms(stack.values), steps, dtype)
+    values = stack.values
+    if X.stride(-2) == 1:  # laid out as X, to be multiplied with the same rounding
+        values = values.mT.contiguous().mT
+    run = _call(method, values, _norms(values), steps, dtype)
     defect = stack.restore(measured_defect(run.iterate)) if measure else None
     return stack.restore(run.iterate), defect
 

@@ -238,6 +238,11 @@ def test_exact_deflation_keeps_what_outliers_would_round_away() -> None:
         assert Y.dtype == torch.bfloat16
         turned[exact] = float(matrix_norm(svd_polar(Y.double()) - svd_polar(X)))
     assert turned[True] < 0.6 * turned[False]
+    ours, plain = (
+        cosine(polar(X.float(), method=method).double(), svd_polar(X))
+        for method in (METHODS["faithful"], replace(METHODS["faithful"], exact_deflation=False))
+    )
+    assert ours > plain + 0.1
 
 
 # -- stacks and degenerate matrices --------------------------------------------------------------

@@ -190,7 +190,7 @@ def _iterate(
     method: NewtonSchulz, X: Tensor, steps: int, dtype: torch.dtype, measure: bool
 ) -> tuple[Tensor, Tensor | None]:
     norms = _norms(X)
-    if _may_look(X) and dtype != torch.float16 and all(map(_comfortable, _numbers(norms))):
+    if _may_look(X) and all(map(_comfortable, _numbers(norms))):
         run = _call(method, X, norms, steps, dtype)
         return run.iterate, measured_defect(run.iterate) if measure else None
     stack = prepare(X)

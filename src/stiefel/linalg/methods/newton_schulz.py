@@ -58,8 +58,8 @@ class NewtonSchulz:
         Y = deflate(X, rank, wide, exact=self.exact_deflation) if rank else X.to(wide)
         runs, headroom = self._runs(steps, m, n), self.table.headroom
         if self.rescale:
-            if wide != dtype:
-                Y = Y * inverse(vector_norm(Y, dim=(-2, -1), keepdim=True))
+            if wide != dtype:  # between a flat spectrum's and a single direction's
+                Y = Y * (m**0.25 * inverse(vector_norm(Y, dim=(-2, -1), keepdim=True)))
             return iterate(Y.to(dtype), runs, room=headroom**2)
         Y = Y * inverse(norm * headroom)
         if self.table.normalisation == "aol":

@@ -93,7 +93,7 @@ def _level(leading: Tensor) -> Tensor:
     shortest, longest = lengths.amin(-2, keepdim=True), lengths.amax(-2, keepdim=True)
     tau = 0.7 * torch.maximum(shortest, longest / 256)
     runs = [[triple] for triple in LEVELLING.triples()]
-    factor = iterate(leading, runs, room=LEVELLING.headroom**2).iterate
+    factor = iterate(leading, runs, room=LEVELLING.headroom**2)
     return factor * (tau if leading.ndim > 2 else tau.item())
 
 

@@ -10,7 +10,7 @@ kernel for every new one, milliseconds each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,30 +19,14 @@ from torch.linalg import vector_norm
 from stiefel.linalg.coefficients import Triple
 from stiefel.linalg.products import quadratic, symmetric_product
 
-__all__ = ["Factor", "Run", "Steps", "inverse", "iterate"]
+__all__ = ["Factor", "Run", "inverse", "iterate"]
 
 # Of a matrix: a number on the CPU, where looking is free. Else a tensor [b, 1, 1].
 Factor: TypeAlias = float | Tensor
 Run: TypeAlias = Sequence[Triple]
 
 
-class Steps(NamedTuple):
-    """The iterate, and what the last step made it from: its polynomial P and Gram matrix A."""
-
-    iterate: Tensor
-    A: Tensor
-    P: Tensor
-
-    def defect(self) -> Tensor:
-        """``|U U^T - I|_F / sqrt(m)`` of the iterate U: ``U U^T = P A P``."""
-        wide = torch.promote_types(self.A.dtype, torch.float32)
-        P = self.P.to(wide)
-        excess = _plus_identity(P @ self.A.to(wide) @ P, -1.0)
-        defect: Tensor = vector_norm(excess, dim=(-2, -1)) / P.shape[-1] ** 0.5
-        return defect
-
-
-def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Steps:
+def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Tensor:
     """Take the steps of ``runs`` (at least one), those of one run on the Gram matrix alone.
 
     Args:
@@ -52,20 +36,20 @@ def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Steps:
             ``|(Y Y^T)^2|_F^(1/4)``, whose square the first step forms anyway. The division goes
             into the first polynomial, so it costs nothing.
     """
-    steps = _take(Y, runs[0], room)
+    Y = _take(Y, runs[0], room)
     for run in runs[1:]:
-        steps = _take(steps.iterate, run)
-    return steps
+        Y = _take(Y, run)
+    return Y
 
 
-def _take(Y: Tensor, run: Run, room: float | None = None) -> Steps:
+def _take(Y: Tensor, run: Run, room: float | None = None) -> Tensor:
     A = symmetric_product(Y)
     Q = P = _polynomial(A, run[0]) if room is None else _rescaled(A, run[0], room)
     for triple in run[1:]:
         A = P @ A @ P
         P = _polynomial(A, triple)
         Q = P @ Q
-    return Steps(Q @ Y, A, P)
+    return Q @ Y
 
 
 def _polynomial(A: Tensor, triple: Triple) -> Tensor:

@@ -11,7 +11,6 @@ from torch.linalg import vector_norm
 
 from stiefel.errors import MatrixError
 from stiefel.hardware import stacking_pays
-from stiefel.linalg.iteration import Steps
 from stiefel.linalg.methods import Exact, Method, NewtonSchulz, find
 from stiefel.linalg.stack import checked, prepare, working_dtype
 from stiefel.linalg.tolerance import measured_defect, precision_for, within
@@ -191,23 +190,22 @@ def _iterate(
 ) -> tuple[Tensor, Tensor | None]:
     norms = _norms(X)
     if _may_look(X) and all(map(_comfortable, _numbers(norms))):
-        run = _call(method, X, norms, steps, dtype)
-        return run.iterate, measured_defect(run.iterate) if measure else None
+        factor = _call(method, X, norms, steps, dtype)
+        return factor, measured_defect(factor) if measure else None
     stack = prepare(X)
     values = stack.values
     if X.stride(-2) == 1:  # laid out as X, to be multiplied with the same rounding
         values = values.mT.contiguous().mT
-    run = _call(method, values, _norms(values), steps, dtype)
-    defect = stack.restore(measured_defect(run.iterate)) if measure else None
-    return stack.restore(run.iterate), defect
+    factor = _call(method, values, _norms(values), steps, dtype)
+    defect = stack.restore(measured_defect(factor)) if measure else None
+    return stack.restore(factor), defect
 
 
-def _call(method: NewtonSchulz, X: Tensor, norms: Tensor, steps: int, dtype: torch.dtype) -> Steps:
+def _call(method: NewtonSchulz, X: Tensor, norms: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     """A single matrix goes without its batch dimension where that is faster."""
     if len(X) > 1 or not _may_look(X):
         return method(X, norms, steps, dtype)
-    run = method(X[0], norms.item(), steps, dtype)
-    return run._replace(iterate=run.iterate.unsqueeze(0))
+    return method(X[0], norms.item(), steps, dtype).unsqueeze(0)
 
 
 def _may_look(X: Tensor) -> bool:

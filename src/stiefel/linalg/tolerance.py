@@ -2,10 +2,10 @@
 
 Newton-Schulz steps go in rounds. One round brings every singular value within a hundredth of the
 largest near 1 and lifts smaller ones about a hundredfold, so the next round finds them higher; the
-Gram matrix of its last step tells whether any was left. How many rounds a matrix needs is not known
-before, its smallest singular values are not cheap to estimate. So rounds go on until they have cost
-what a decomposition costs, or have lifted all that is above rounding, and then that is taken: at
-most twice the better of the two.
+defect that it leaves tells whether any is left. How many rounds a matrix needs is not known before,
+its smallest singular values are not cheap to estimate. So rounds go on until they have cost what a
+decomposition costs, or have lifted all that is above rounding, and then that is taken: at most
+twice the better of the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.linalg import vector_norm
 from stiefel.errors import MatrixError
 from stiefel.hardware import decomposition_cost, step_cost
 from stiefel.linalg.coefficients import CLASSICAL, evaluate
-from stiefel.linalg.iteration import Steps, iterate
+from stiefel.linalg.iteration import iterate
 from stiefel.linalg.methods import Exact, GramEigh, Method, NewtonSchulz, Svd
 from stiefel.linalg.minimax import minimax
 
@@ -60,19 +60,19 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
     zero = X.abs().amax((-2, -1)) == 0  # or set aside: no round lifts it
     lowest, step = 1.0, step_cost(m, n, dtype, X.device)
     while lowest > torch.finfo(X.dtype).eps and taken * step <= decomposition_cost(m, n, X.device):
-        lifted = _round(Y, first=taken == 0)
-        Y, taken, lowest = lifted.iterate.to(dtype), taken + ROUND.steps, lowest * ROUND.floor
-        if bool((zero | (lifted.defect() <= NEAR)).all()):
-            final = iterate(Y, [[CLASSICAL]] * polish)
-            taken += polish
-            if bool((zero | (final.defect() <= tol)).all()):
-                return final.iterate, final.defect(), NewtonSchulz(ROUND), taken
+        Y = _round(Y, first=taken == 0).to(dtype)
+        taken, lowest = taken + ROUND.steps, lowest * ROUND.floor
+        if bool((zero | (measured_defect(Y) <= NEAR)).all()):
+            factor, taken = iterate(Y, [[CLASSICAL]] * polish), taken + polish
+            defect = measured_defect(factor)
+            if bool((zero | (defect <= tol)).all()):
+                return factor, defect, NewtonSchulz(ROUND), taken
     method: Exact = Svd() if X.dtype == torch.float64 else GramEigh()
-    final = iterate(method(X), [[CLASSICAL]])  # squares cost `GramEigh` digits: here they are
-    return final.iterate, final.defect(), method, 0
+    factor = iterate(method(X), [[CLASSICAL]])  # squares cost `GramEigh` digits: here they are
+    return factor, measured_defect(factor), method, 0
 
 
-def _round(Y: Tensor, *, first: bool) -> Steps:
+def _round(Y: Tensor, *, first: bool) -> Tensor:
     runs = [[triple] for triple in ROUND.triples()]
     if first:
         return iterate(Y, runs, room=ROUND.headroom**2)

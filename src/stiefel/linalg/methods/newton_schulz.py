@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 
 from stiefel.linalg.coefficients import Table
 from stiefel.linalg.deflation import deflate
-from stiefel.linalg.iteration import Factor, Run, Steps, inverse, iterate
+from stiefel.linalg.iteration import Factor, Run, inverse, iterate
 
 __all__ = ["NewtonSchulz"]
 
@@ -42,7 +42,7 @@ class NewtonSchulz:
     exact_deflation: bool = False
     gram_runs: tuple[int, ...] = ()
 
-    def __call__(self, X: Tensor, norm: Factor, steps: int | None, dtype: torch.dtype) -> Steps:
+    def __call__(self, X: Tensor, norm: Factor, steps: int | None, dtype: torch.dtype) -> Tensor:
         """Polar factors of wide X, `[m, n]` or `[b, m, n]`, in ``dtype``.
 
         Args:

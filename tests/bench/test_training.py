@@ -91,6 +91,18 @@ def test_validation_weighs_every_byte_alike(text: Text) -> None:
     assert run._validate() == pytest.approx((12 * 5 * 5 + 4 * 4) / 64)
 
 
+def test_validation_is_of_the_weights_to_evaluate_at(text: Text) -> None:
+    run = Run(replace(TINY, optimizer="schedule_free"), text)
+    finish(run)
+    before = weights(run)
+    with run.optimizer.evaluating():
+        assert not torch.equal(weights(run), before)
+        tokens = torch.cat(run._held_out)
+        loss = run._loss(tokens).item()
+    assert run.curve[-1].loss == pytest.approx(loss, rel=1e-3)
+    assert run.curve[-1].loss != pytest.approx(run._loss(tokens).item(), rel=1e-3)
+
+
 def test_validation_reads_held_out_windows(text: Text) -> None:
     run = Run(TINY, text)
     seen = []

@@ -160,7 +160,8 @@ class Run:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        losses = torch.stack([self._loss(tokens) for tokens in self._held_out])
+        with self.optimizer.evaluating():
+            losses = torch.stack([self._loss(tokens) for tokens in self._held_out])
         sizes = losses.new_tensor([len(tokens) for tokens in self._held_out])
         return (losses @ sizes / sizes.sum()).item()
 

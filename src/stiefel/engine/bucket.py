@@ -34,6 +34,7 @@ __all__ = [
     "initial_state",
     "make_buckets",
     "members_of",
+    "separate_buckets",
     "with_phases",
 ]
 
@@ -268,6 +269,11 @@ def make_buckets(recipe: Recipe, members: Iterable[Member]) -> list[Bucket]:
     return [
         Bucket(recipe, part) for together in shared.values() for part in _within_limit(together)
     ]
+
+
+def separate_buckets(recipe: Recipe, members: Iterable[Member]) -> list[Bucket]:
+    """A bucket for each member, which leaves the state in the memory where it is."""
+    return [Bucket(recipe, [member]) for member in members]
 
 
 def _bucket_key(member: Member) -> Any:

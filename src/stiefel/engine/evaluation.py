@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from stiefel.engine.bucket import Member, compute_dtype
-from stiefel.engine.distributed.shards import ShardState
+from stiefel.engine.admission import present_numbers
+from stiefel.engine.bucket import Bucket, Job, separate_buckets
+from stiefel.engine.distributed.rounds import Step
+from stiefel.engine.distributed.shards import step_shards
+from stiefel.engine.execution import eager
+from stiefel.engine.transport import local
 from stiefel.errors import ParameterError
-from stiefel.piece import Now, Piece, State
+from stiefel.piece import Now, Piece, Scope, State, nested
+from stiefel.recipe import Recipe
 
 if TYPE_CHECKING:
-    from stiefel.engine.optimizer import Group, Optimizer
+    from stiefel.engine.optimizer import Optimizer
 
 __all__ = ["evaluating"]
 
@@ -25,16 +31,42 @@ __all__ = ["evaluating"]
 class Evaluated(Protocol):
     """A piece of the last slot that knows better weights than those that are trained."""
 
-    def init(self, like: Tensor) -> State:
-        """As of every piece."""
-        ...
-
     def evaluation(self, weight: Tensor, state: State, now: Now) -> Tensor:
         """The weights `[b, m, n]` to evaluate at, ``weight`` before the first step.
 
         Writes to nothing; ``now.step`` is the number of steps that were made.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A last slot in the place of another: it writes the better weights, and changes no state.
+
+    Args:
+        apply: the last slot whose state there is.
+        piece: the piece in it that knows the weights.
+        path: where that lies in ``apply``: the fields, and places in tuples.
+    """
+
+    apply: Piece
+    piece: Evaluated
+    path: tuple[str, ...]
+
+    @property
+    def scope(self) -> Scope:
+        """Of the last slot itself."""
+        return self.apply.scope
+
+    def init(self, like: Tensor) -> State:
+        """Of the last slot itself."""
+        return self.apply.init(like)
+
+    def __call__(self, x: Tensor, state: State, now: Now) -> Tensor:
+        """Whatever ``x`` is, ``now.weight`` becomes what is to be evaluated."""
+        for name in self.path:
+            state = nested(name, state)
+        return now.weight.copy_(self.piece.evaluation(now.weight, state, now))
 
 
 @contextmanager
@@ -46,13 +78,7 @@ def evaluating(optimizer: Optimizer) -> Iterator[None]:
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
-            for group, recipe, buckets in optimizer._bucketed():
-                if found := _evaluated(recipe.apply, "apply"):
-                    _refuse_shared(optimizer, group)
-                    members = [member for bucket in buckets for member in bucket.members]
-                    own = {member.parameter: member.parameter.detach() for member in members}
-                    kept.extend((tensor, tensor.clone()) for tensor in own.values())
-                    _exchange(optimizer, group, members, *found)
+            _show(optimizer, kept)
         yield
     finally:
         hook.remove()
@@ -67,43 +93,52 @@ def _refuse_step(*_: Any) -> None:
     )
 
 
-def _refuse_shared(optimizer: Optimizer, group: Group) -> None:
-    for parameter in group["params"]:
-        if parameter in optimizer._sharing.shares:
-            raise ParameterError(
-                f"parameter {optimizer.name_of(parameter)}: the weights to evaluate at lie with "
-                "the ranks that own its matrices; load a checkpoint into a model that is not "
-                "sharded, and evaluate that"
-            )
+def _show(optimizer: Optimizer, kept: list[tuple[Tensor, Tensor]]) -> None:
+    """Put the weights to evaluate at into the parameters, and what was there into ``kept``."""
+    sharing = optimizer._sharing
+    if sharing.shares:
+        sharing.meet("opt.evaluating()")
+    with sharing.together():  # what fails here fails before anything is on its way
+        every = [(*entry, _showing(entry[1])) for entry in optimizer._bucketed()]
+        shown = {p: recipe for group, _, _, recipe in every if recipe for p in group["params"]}
+        own = {parameter: local(parameter).detach() for parameter in shown}
+        kept.extend((tensor, tensor.clone()) for tensor in own.values())
+        steps = {parameter: int(optimizer.state[parameter]["step"]) for parameter in shown}
+        jobs = [Job(present_numbers(group, recipe), 1.0, eager) for group, recipe, *_ in every]
+        # A last slot alone takes no note of its input: the weights stand in for gradients.
+        now = Step(own, steps, jobs)
+    with sharing.together():
+        buckets = [_separate(buckets, recipe) for _, _, buckets, recipe in every]
+        error = step_shards(optimizer._shards, optimizer.state, buckets, sharing.alone(now))
+        if error := sharing.show(now, shown) or error:
+            raise error
 
 
-def _evaluated(piece: Piece, place: str) -> tuple[str, Evaluated] | None:
-    """The outermost piece that knows such weights, and under which name its state is kept.
+def _separate(buckets: list[Bucket], recipe: Recipe | None) -> list[Bucket]:
+    members = (member for bucket in buckets for member in bucket.members)
+    return separate_buckets(recipe, members) if recipe else []
+
+
+def _showing(recipe: Recipe) -> Recipe | None:
+    """What puts the better weights into the parameters; None if the recipe knows of none."""
+    if found := _evaluated(recipe.apply):
+        return Recipe(recipe.name, Shown(recipe.apply, *found))
+    return None
+
+
+def _evaluated(
+    piece: Piece, path: tuple[str, ...] = ()
+) -> tuple[Evaluated, tuple[str, ...]] | None:
+    """The outermost piece that knows such weights, and under which names its state is kept.
 
     A piece keeps the state of one inside it under the name of the field, or the place in a tuple.
     """
     if isinstance(piece, Evaluated):
-        return place, piece
+        return piece, path
     for field in dataclasses.fields(piece):  # type: ignore[arg-type]
         value = getattr(piece, field.name)
         parts = enumerate(value) if isinstance(value, tuple) else [(field.name, value)]
         for name, part in parts:
-            if isinstance(part, Piece) and (found := _evaluated(part, f"{place}.{name}")):
+            if isinstance(part, Piece) and (found := _evaluated(part, (*path, str(name)))):
                 return found
     return None
-
-
-def _exchange(
-    optimizer: Optimizer, group: Group, members: list[Member], place: str, piece: Evaluated
-) -> None:
-    """Put the weights to evaluate at into the parameters of a group."""
-    numbers = {key: value for key, value in group.items() if key != "params"}
-    state = {optimizer._stepped(p): ShardState(p, optimizer.state[p]) for p in group["params"]}
-    for member in members:
-        own, part = state[member.parameter], member.part(member.parameter.detach())
-        weight = member.stack(member.parameter.detach())
-        weight = weight.to(compute_dtype(weight.dtype))
-        names = piece.init(torch.empty(1, member.block.m, member.block.n, device="meta"))
-        inside = {name: member.at_run(own[member.key(f"{place}.{name}")]) for name in names}
-        now = Now(numbers, int(own["step"]), weight, group["lr"], group["lr"])
-        part.copy_(piece.evaluation(weight, inside, now).reshape(part.shape))

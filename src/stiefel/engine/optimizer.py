@@ -319,8 +319,9 @@ class Optimizer(torch.optim.Optimizer):
         """Evaluate at the weights that the method is about, where it trains at others.
 
         ``with opt.evaluating():`` puts averaged, slow or schedule-free weights into the parameters
-        and the trained ones back afterwards, bit for bit. Other recipes change nothing. No `step`
-        is taken inside. Buffers, such as BatchNorm's statistics, stay those of the training.
+        and the trained ones back afterwards, bit for bit. Other recipes change nothing. Take no
+        `step` inside, and no backward pass of a forward one outside. Buffers, such as BatchNorm's
+        statistics, stay those of the training. Ranks that share parameters must all enter it.
         """
         return evaluating(self)
 

@@ -94,20 +94,23 @@ class Order:
     Attributes:
         share: the parameter.
         lot: the unit of it, and its owner.
+        whole: the whole recipe: the share's own, or one whose last slot has the same state.
         manner: how it is stepped.
         wire: the widest dtype for gradients and updates on the wire; None for their own.
     """
 
     share: Share
     lot: Lot
+    whole: Recipe
     manner: Manner
     wire: torch.dtype | None
 
     @property
     def recipe(self) -> Recipe:
         """What the owner runs."""
-        recipe = self.share.recipe
-        return replace(recipe, apply=Emit(recipe.scale)) if self.manner is Manner.UPDATE else recipe
+        if self.manner is Manner.UPDATE:
+            return replace(self.whole, apply=Emit(self.whole.scale))
+        return self.whole
 
     @property
     def stand_in(self) -> Tensor:
@@ -128,9 +131,7 @@ class Order:
     def gathers(self) -> dict[str, torch.dtype]:
         """What goes to the owner, and as what."""
         share = self.share
-        return gathers(
-            self.manner, share.recipe, share.grad_dtype, share.parameter.dtype, self.wire
-        )
+        return gathers(self.manner, self.whole, share.grad_dtype, share.parameter.dtype, self.wire)
 
     def coming(self, me: int) -> Iterator[Transit]:
         """The way to the owner."""

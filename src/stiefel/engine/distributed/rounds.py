@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stiefel.engine.bucket import Bucket, Job, make_buckets, members_of
+from stiefel.engine.bucket import Bucket, Job, make_buckets, members_of, separate_buckets
 from stiefel.engine.distributed.orders import Manner, Order
 from stiefel.engine.distributed.routes import Delivery, Key, Route, Tensors, nothing
 from stiefel.engine.transport import Team, local
@@ -42,11 +42,17 @@ class Step:
 
 
 class Round:
-    """Lots that are gathered, stepped and returned together, as one rank sees them."""
+    """Lots that are gathered, stepped and returned together, as one rank sees them.
 
-    def __init__(self, team: Team, orders: Sequence[Order]) -> None:
+    Args:
+        team: the ranks.
+        orders: the lots, of all owners.
+        stacked: step matrices of one shape as one stack, which then holds their states.
+    """
+
+    def __init__(self, team: Team, orders: Sequence[Order], stacked: bool = True) -> None:
         me, ranks = team.me, len(team)
-        self.team = team
+        self.team, self.stacked = team, stacked
         self.mine = [order for order in orders if order.lot.owner == me]
         self.shares = {order.lot.parameter: order.share for order in orders}
         self.coming = Route(me, ranks, (t for o in orders for t in o.coming(me)))
@@ -69,8 +75,9 @@ class Round:
             order.stand_in.data = order.share.blank(order.lot.unit.box, order.dtype)
             together[order.share.group, order.manner is Manner.UPDATE].append(order)
         for (group, _), orders in together.items():
-            members = (m for o in orders for m in o.share.members(o.lot))
-            yield from ((group, bucket) for bucket in make_buckets(orders[0].recipe, members))
+            members = [m for o in orders for m in o.share.members(o.lot)]
+            buckets = make_buckets if self.stacked else separate_buckets
+            yield from ((group, bucket) for bucket in buckets(orders[0].recipe, members))
 
     def _applied(self) -> Iterator[tuple[int, Bucket]]:
         """The last slots on this rank's shards, with the index of the param group."""
@@ -184,10 +191,10 @@ def _finish(given: tuple[Round, Delivery], now: Step) -> None:
     round.finish(delivery, now)
 
 
-def make_rounds(team: Team, orders: Sequence[Order]) -> list[Round]:
+def make_rounds(team: Team, orders: Sequence[Order], stacked: bool = True) -> list[Round]:
     """Sort a step's lots into rounds of at most `ROUND_BYTES` for every owner.
 
-    Lots of like matrices are neighbours, so that a round steps them as one stack.
+    Lots of like matrices are neighbours, so that a round can step them as one stack.
     """
     loads = [0] * len(team)
     found: dict[int, list[Order]] = defaultdict(list)
@@ -195,7 +202,7 @@ def make_rounds(team: Team, orders: Sequence[Order]) -> list[Round]:
         owner = order.lot.owner
         found[loads[owner] // ROUND_BYTES].append(order)
         loads[owner] += order.lot.unit.box.numel * order.dtype.itemsize
-    return [Round(team, found[index]) for index in sorted(found)]
+    return [Round(team, found[index], stacked) for index in sorted(found)]
 
 
 def _kind(order: Order) -> tuple[Any, ...]:

@@ -149,16 +149,31 @@ class Sharing:
         stepping = [share for parameter, share in self.shares.items() if parameter in steps]
         key = [(id(share), steps[share.parameter] == 1) for share in stepping]
         if key != self._key:
-            by_team: dict[Team, list[Order]] = {}
-            for share, (_, first) in zip(stepping, key, strict=True):
-                by_team.setdefault(share.team, []).extend(self._orders(share, first))
-            self._rounds = [make_rounds(team, orders) for team, orders in by_team.items()]
+            orders = (
+                order
+                for share, (_, first) in zip(stepping, key, strict=True)
+                for order in self._orders(share, share.recipe, first)
+            )
+            self._rounds = [make_rounds(team, some) for team, some in _by_team(orders)]
             self._key = key
         return self._rounds
 
-    def _orders(self, share: Share, first: bool) -> Iterator[Order]:
+    def _orders(self, share: Share, recipe: Recipe, first: bool) -> Iterator[Order]:
         for lot in share.lots:
-            yield Order(share, lot, manner(lot, share.recipe, first), self.wire)
+            yield Order(share, lot, recipe, manner(lot, recipe, first), self.wire)
+
+    def show(self, now: Step, shown: Mapping[Tensor, Recipe]) -> Exception | None:
+        """Step shares by other recipes, which leave all state alone; returns what went wrong."""
+        orders = (
+            order
+            for parameter, recipe in shown.items()
+            if (share := self.shares.get(parameter))
+            for order in self._orders(share, recipe, first=True)
+        )
+        failed: Exception | None = None
+        for team, some in _by_team(orders):
+            failed = play(make_rounds(team, some, stacked=False), now) or failed
+        return failed
 
     def alone(self, now: Step) -> Step:
         """The same step of the parameters that need no other rank."""
@@ -177,3 +192,10 @@ class Sharing:
     def tell(self, error: Exception | None) -> None:
         """See `stiefel.engine.distributed.agreement.tell`."""
         agreement.tell(self.teams, error)
+
+
+def _by_team(orders: Iterable[Order]) -> Iterable[tuple[Team, list[Order]]]:
+    found: dict[Team, list[Order]] = {}
+    for order in orders:
+        found.setdefault(order.share.team, []).append(order)
+    return found.items()

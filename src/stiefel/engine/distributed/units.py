@@ -8,6 +8,7 @@ its axis of the tensor. Otherwise (a plain matrix, an interleaved layout) the te
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -76,6 +77,15 @@ class _Axis:
         start[self.axis], shape[self.axis] = first * self.inner, (last - first) * self.inner
         return Box(tuple(start), tuple(shape))
 
+    def inside(self, box: Box, whole: Box) -> range:
+        """The slabs, counted edge by edge, that lie in a box."""
+        others = (a for a in range(len(whole.shape)) if a != self.axis)
+        if any(box.shape[a] != whole.shape[a] for a in others):
+            return range(0)
+        start, stop = box.start[self.axis], box.start[self.axis] + box.shape[self.axis]
+        first = bisect_left(self.edges, -(-start // self.inner))
+        return range(first, bisect_right(self.edges, stop // self.inner) - 1)
+
 
 @cache
 def units(view: View, layout: Layout) -> tuple[Unit, ...]:
@@ -87,15 +97,13 @@ def units(view: View, layout: Layout) -> tuple[Unit, ...]:
     """
     if not layout.whole.numel:
         return ()
-    whole = Unit(layout.whole, view, None, (0,) * len(view.blocks), _holders(layout.whole, layout))
+    whole = Unit(layout.whole, view, None, (0,) * len(view.blocks), _holders(layout))
     axes = list(_axes(view))
     if not axes:
         return (whole,)
     slabs = [_slabs(axis, layout) for axis in axes]
     best = max(range(len(axes)), key=lambda i: sum(bool(holders) for _, holders in slabs[i]))
-    return tuple(
-        _unit(view, layout, axes[best], first, last) for first, last in _shared(slabs[best], layout)
-    )
+    return tuple(_unit(view, layout, axes[best], *part) for part in _shared(slabs[best], layout))
 
 
 def _axes(view: View) -> Iterator[_Axis]:
@@ -126,30 +134,32 @@ Slab = tuple[tuple[int, int], tuple[int, ...]]  # first and last step, and who h
 
 
 def _slabs(axis: _Axis, layout: Layout) -> list[Slab]:
-    return [
-        (edge, _holders(axis.box(layout.whole, *edge), layout)) for edge in pairwise(axis.edges)
-    ]
-
-
-def _holders(box: Box, layout: Layout) -> tuple[int, ...]:
-    found = []
+    holders: list[list[int]] = [[] for _ in axis.edges[1:]]
     for rank in layout.ranks:
-        if any((patch.whole & box) == box for patch in layout.patches(rank)):
-            found.append(rank)
-    return tuple(found)
+        for patch in layout.patches(rank):
+            for slab in axis.inside(patch.whole, layout.whole):
+                holders[slab].append(rank)
+    return list(zip(pairwise(axis.edges), map(tuple, holders), strict=True))
 
 
-def _shared(slabs: Sequence[Slab], layout: Layout) -> Iterator[tuple[int, int]]:
+def _holders(layout: Layout) -> tuple[int, ...]:
+    """Who has all of a tensor."""
+    return tuple(r for r in layout.ranks if any(p.whole == layout.whole for p in layout.patches(r)))
+
+
+def _shared(slabs: Sequence[Slab], layout: Layout) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """Runs of slabs with the same holders, cut into as many parts as ranks may own them."""
     for holders, run in groupby(slabs, key=lambda slab: slab[1]):
         steps = [edge for edge, _ in run]
         parts = min(len(steps), len(holders) or len(layout.ranks))
         for i in range(parts):
             first, last = len(steps) * i // parts, len(steps) * (i + 1) // parts
-            yield steps[first][0], steps[last - 1][1]
+            yield steps[first][0], steps[last - 1][1], holders
 
 
-def _unit(view: View, layout: Layout, axis: _Axis, first: int, last: int) -> Unit:
+def _unit(
+    view: View, layout: Layout, axis: _Axis, first: int, last: int, holders: tuple[int, ...]
+) -> Unit:
     box = axis.box(layout.whole, first, last)
     place = view.order.index(axis.factor)
     if view.cuts and place == view.cut:
@@ -163,4 +173,4 @@ def _unit(view: View, layout: Layout, axis: _Axis, first: int, last: int) -> Uni
     factors[axis.factor] = last - first
     narrow = replace(view, shape=box.shape, factors=tuple(factors), cuts=cuts)
     batch_axis = place if place < view.batch else None
-    return Unit(box, narrow, batch_axis, begins, _holders(box, layout))
+    return Unit(box, narrow, batch_axis, begins, holders)

@@ -1,0 +1,240 @@
+"""Every method on the demo's task, each at its own best learning rate: which one should I use?
+
+    python benchmarks/race.py [--methods "muon(); soap()"] [--seeds 3]
+    python benchmarks/race.py --report
+
+Learning rates double and halve from 0.01 until both neighbours of the best one are known, on seed
+0; the best is repeated with every seed. Otherwise methods have their defaults. Each run appends a
+line to `results/race/runs.jsonl`; what stands there is not run again, so a killed race goes on
+where it stopped. `--report` renders the lines into `docs/optimizers.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from fidelity_lab import Line, Log, final_loss, from_line, mend, origin, to_line
+from fidelity_report import detectable, gaps
+
+import stiefel
+from stiefel import recipes
+from stiefel.bench.race import Record, finish
+from stiefel.bench.report import spread
+from stiefel.bench.settings import Settings
+from stiefel.bench.text import Text, read_text
+from stiefel.bench.training import Run
+
+# As one would write them: the calls themselves are the names. The first is the baseline.
+METHODS = (
+    "muon()",
+    "adamw()",
+    "normuon()",
+    "adamuon()",
+    "muoneq()",
+    "polargrad()",
+    "scion()",
+    "scion_by_role()",
+    "symmetric()",
+    "symmetry_by_role()",
+    "soap()",
+    'soap(precision="bfloat16", block=192, refresh_every=2)',
+    "kl_soap()",
+    "shampoo()",
+    "four_bit_shampoo()",
+    "psgd_kron()",
+    "conda()",
+    "galore()",
+    "dion()",
+    "dion2()",
+    "adafactor()",
+    "lion()",
+    "sgd()",
+    "cautious(muon())",
+    "spectra(adamw())",
+    "hyperball(muon())",
+    "lookahead(muon())",
+    "averaged(muon())",
+    "schedule_free(muon())",
+    "schedule_free()",
+)
+TASK = Settings()
+FURTHEST = 8  # no learning rate is tried that is further from 0.01 than so many doublings
+
+ROOT = Path(__file__).parent.parent
+LOG, PAGE = ROOT / "benchmarks/results/race/runs.jsonl", ROOT / "docs/optimizers.md"
+REGION = re.compile("(?<=<!-- race -->\n).*(?=<!-- end of race -->)", re.DOTALL)
+
+
+def register(methods: Iterable[str]) -> None:
+    """Make each method a recipe, or a routing, that `Settings` can name."""
+    for method in methods:
+        made = eval(method, dict(vars(stiefel)))
+        known = recipes.REGISTRY if isinstance(made, stiefel.Recipe) else recipes.ROUTINGS
+        known[method] = partial(_make, method)
+
+
+def _make(method: str, **more: Any) -> Any:
+    """The call with further keywords: a plan asks for a recipe without weight decay."""
+    start = method.removesuffix(")")
+    comma = "" if start.endswith("(") else ", "
+    return eval(f"{start}{comma}**more)", {**vars(stiefel), "more": more})
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+def rate(rung: int) -> float:
+    """The learning rate of a rung; each doubles the one before."""
+    return float(f"{0.01 * 2.0**rung:.3g}")
+
+
+def search(loss: Callable[[int], float]) -> int:
+    """The rung of the lowest loss, both neighbours of which are higher or out of reach."""
+    losses = {0: loss(0)}
+    while True:
+        best = min(losses, key=lambda rung: losses[rung])
+        missing = {best - 1, best + 1} - losses.keys()
+        if not missing or abs(best) == FURTHEST:
+            return best
+        losses |= {rung: loss(rung) for rung in sorted(missing)}
+
+
+@dataclass(frozen=True)
+class Track:
+    """The runs that were made; without a text it can look up but not run."""
+
+    log: Log
+    text: Text | None = None
+
+    def compete(self, method: str, seeds: int) -> None:
+        """Tune a method on seed 0, then run it with every seed."""
+        own = replace(TASK, optimizer=method)
+        best = search(lambda rung: self.loss(replace(own, lr=rate(rung))))
+        for seed in range(seeds):
+            self.loss(replace(own, lr=rate(best), seed=seed))
+
+    def loss(self, settings: Settings) -> float:
+        """The final loss of a run, which is done if it has not been."""
+        if record := self.known(settings):
+            return final_loss(record)
+        record = finish(Run(settings, self.text, time.process_time), lambda *_: None)
+        self.log.append({**self._key(settings), "record": to_line(record), **origin()})
+        print(f"{settings.optimizer}, lr {settings.lr:g}, seed {settings.seed}: {record.loss:.4f}")
+        return final_loss(record)
+
+    def known(self, settings: Settings) -> Record | None:
+        """What is left of a run that has been done."""
+        line = self.log.find(self._key(settings))
+        return line and from_line(line["record"])
+
+    def _key(self, settings: Settings) -> Line:
+        text = {"text": self.text.digest} if self.text else {}
+        return {"settings": asdict(settings), **text}
+
+
+# -- results -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method at its best learning rate: final loss by seed, and bytes of state a parameter."""
+
+    method: str
+    lr: float
+    losses: dict[int, float]
+    state_bytes: float
+
+
+def result(track: Track, method: str, seeds: int) -> Result | None:
+    """What is known of a method; None before every seed was run."""
+    own = replace(TASK, optimizer=method)
+
+    def known_loss(rung: int) -> float:
+        record = track.known(replace(own, lr=rate(rung)))
+        if record is None:
+            raise LookupError(method)
+        return final_loss(record)
+
+    try:
+        lr = rate(search(known_loss))
+    except LookupError:
+        return None
+    records = [track.known(replace(own, lr=lr, seed=seed)) for seed in range(seeds)]
+    if None in records:
+        return None
+    losses = {record.seed: final_loss(record) for record in records}
+    return Result(method, lr, losses, records[0].state_bytes / records[0].parameters)
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The methods by their mean loss, in Markdown."""
+    baseline = results[METHODS[0]]
+    lines = [("method", "best lr", "loss", f"to `{baseline.method}`", "state, bytes"), ("---",) * 5]
+    for found in sorted(results.values(), key=lambda found: mean(found.losses.values())):
+        to_baseline = gaps(found.losses, baseline.losses)
+        difference = f"{mean(to_baseline):+.3f}" if any(to_baseline) else ""
+        loss = spread(list(found.losses.values()), 3)
+        lines.append(
+            (f"`{found.method}`", f"{found.lr:g}", loss, difference, f"{found.state_bytes:.1f}")
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def noise(results: Mapping[str, Result]) -> str:
+    """The sentence that says which differences mean something."""
+    baseline = results[METHODS[0]]
+    others = [gaps(found.losses, baseline.losses) for found in results.values()]
+    finite = [sample for sample in others if any(sample)]
+    return (
+        f"\nDifferences below {detectable(finite):.3f} are noise: twice the standard error of a "
+        "mean over the seeds, their scatter pooled over the methods.\n"
+    )
+
+
+def write(results: Mapping[str, Result]) -> None:
+    """Put the results between the marks of the page.
+
+    Raises:
+        ValueError: a page without both marks.
+    """
+    page, count = REGION.subn(
+        lambda _: "\n" + table(results) + noise(results) + "\n", PAGE.read_text()
+    )
+    if count != 1:
+        raise ValueError(f"{PAGE} must have <!-- race --> and <!-- end of race --> once")
+    PAGE.write_text(page)
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", default="; ".join(METHODS), help="calls, with ; between")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--report", action="store_true", help="render what the log knows")
+    args = parser.parse_args(arguments)
+    methods = [method.strip() for method in args.methods.split(";")]
+    register(methods)
+    mend(LOG)
+    if args.report:
+        found = {method: result(Track(Log(LOG)), method, args.seeds) for method in methods}
+        missing = [method for method, result in found.items() if result is None]
+        print("not finished:", ", ".join(missing) or "none")
+        write({method: result for method, result in found.items() if result})
+    else:
+        track = Track(Log(LOG), read_text(None, TASK.context + 1))
+        for method in methods:
+            track.compete(method, args.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -386,6 +386,16 @@ def test_stacked_equals_one_at_a_time(method: str, stacks: None, device: str) ->
         torch.testing.assert_close(info.defect[tuple(index)], of_one.defect, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(1, 6), (7, 12), (13, 5), (64, 64), (512, 512)])
+@methods
+def test_company_changes_no_bit(method: str, shape: tuple[int, int]) -> None:
+    """On the CPU, in the default precision: where matrices lie together depends on the layout."""
+    X = torch.randn(5 if shape[0] < 512 else 2, *shape)
+    together = polar(X, method=method)
+    assert torch.equal(together, torch.cat([polar(one, method=method) for one in X.split(1)]))
+    assert torch.equal(together, torch.cat([polar(some, method=method) for some in X.split(2)]))
+
+
 STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda X: X.mT.contiguous().mT,
     "every other": lambda X: X.repeat_interleave(2, -1)[..., ::2],

@@ -198,8 +198,12 @@ def _iterate(
 
 
 def _call(method: NewtonSchulz, X: Tensor, norms: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """A single matrix goes without its batch dimension where that is faster."""
-    if len(X) > 1 or not _may_look(X):
+    """A matrix goes without its batch dimension where none of its shape are stacked.
+
+    So the shape decides, not the company: which matrices of a model lie together on a rank changes
+    no bit.
+    """
+    if stacking_pays(X.shape[1], X.shape[2], X.device) or not _may_look(X):
         return method(X, norms, steps, dtype)
     return method(X[0], norms.item(), steps, dtype).unsqueeze(0)
 

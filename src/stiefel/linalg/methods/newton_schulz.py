@@ -80,4 +80,4 @@ class NewtonSchulz:
 def _row_balanced(Y: Tensor) -> Tensor:
     """Row i divided by ``sqrt(sum_j |Y Y^T|_ij)``: then no eigenvalue of ``Y Y^T`` is above 1."""
     sums = (Y @ Y.mT).abs().sum(-1, keepdim=True)
-    return Y * sums.where(sums > 0, 1.0).rsqrt()
+    return Y / sums.where(sums > 0, 1.0).sqrt()  # rsqrt's last bit depends on the place in a tensor

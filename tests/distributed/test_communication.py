@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 import stiefel
 from stiefel.engine.transport import Team
+from stiefel.errors import HyperparameterError
 from tests.distributed.cases import MESHES, spread_as
 from tests.distributed.ranks import Ranks
 
@@ -32,7 +33,7 @@ def model(layers: int = 2, d: int = 16) -> nn.Sequential:
     return made.append(nn.Linear(d, 32, bias=False))
 
 
-def sends_what_was_said(kind: str, recipe: str, wire: torch.dtype | None) -> None:
+def sends_what_was_said(kind: str, recipe: Any, wire: torch.dtype | None) -> None:
     torch.manual_seed(0)
     several, sent = model(), [0]
     spread, real = spread_as(kind), Team.wire
@@ -71,6 +72,11 @@ def test_bytes_are_those_that_are_sent(ranks: Ranks, kind: str, wire: Any) -> No
     ranks.run(4, sends_what_was_said, kind, "muon", wire)
 
 
+def test_bytes_of_two_recipes(ranks: Ranks) -> None:
+    """Owners are chosen group by group, not in the model's order."""
+    ranks.run(3, sends_what_was_said, "rows", {"hidden": "muon", "head": "soap"}, None)
+
+
 def test_bytes_of_soap(ranks: Ranks) -> None:
     ranks.run(2, sends_what_was_said, "rows", "soap", None)
 
@@ -97,3 +103,41 @@ def test_a_step_moves_less_than_an_all_gather() -> None:
     halved = plan.communication((64,), wire=torch.bfloat16)
     assert halved.bytes == said.bytes // 2
     assert "64 ranks" in str(said)
+
+
+def test_heads_that_no_boundary_cuts_stay() -> None:
+    """Four heads of 4 rows: two ranks have two each, on three one head is cut."""
+    with torch.device("meta"):
+        plan = stiefel.plan(
+            nn.Sequential(nn.Linear(16, 16, bias=False)),
+            "muon",
+            roles={"0.weight": "hidden"},
+            views={"0.weight": stiefel.views.heads(4)},
+        )
+    said = plan.communication((2,))
+    assert (said.at_home, said.matrices, said.bytes) == (4, 4, 0)
+    assert "4 of 4 matrices stay where they are" in str(said)
+    assert plan.communication((3,)).at_home == 3
+
+
+def test_thousands_of_ranks() -> None:
+    """Experts over 64 ranks, each matrix over 64 others: told in a moment, and even."""
+    with torch.device("meta"):
+        model = nn.Module()
+        model.up = nn.Parameter(torch.empty(384, 256, 128))
+        model.down = nn.Parameter(torch.empty(384, 128, 128))
+    views, roles = {"*": stiefel.views.stack}, {"*": "expert"}
+    said = stiefel.plan(model, "muon", views=views, roles=roles).communication((64, 64), (0, 1))
+    assert len(said.work) == 4096 and said.matrices == 768 and said.at_home == 0
+    assert max(said.work) == 4 * 256 * 128 * 128
+
+
+@pytest.mark.parametrize("mesh", [(), 4, (2, 0)])
+def test_a_mesh_that_is_none_is_refused(mesh: Any) -> None:
+    with pytest.raises(HyperparameterError, match="mesh=.* give the number of ranks"):
+        stiefel.plan(model(), "muon").communication(mesh)
+
+
+def test_cuts_that_do_not_fit_the_mesh_are_refused() -> None:
+    with pytest.raises(HyperparameterError, match=r"cuts \(0, 1\) of .*weight do not fit"):
+        stiefel.plan(model(), "muon").communication((4,), (0, 1))

@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from stiefel import views
+from stiefel import Optimizer, views
+from stiefel.engine.distributed import rounds
+from stiefel.engine.transport import whole
 from stiefel.recipes import REGISTRY
 from tests.distributed.cases import MESHES, PLACEMENTS, Pair, random, spread_as
 from tests.distributed.ranks import Ranks
+from tests.distributed.test_layout import VIEWS as EVERY_VIEW
 
 # Uneven over 2, 3 and 4 ranks, one with fewer rows than ranks, one that is smaller than the world.
 SHAPES = {
@@ -92,6 +95,56 @@ def anything(seed: int, layouts: int) -> None:
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_random_layouts(ranks: Ranks, world: int) -> None:
     ranks.run(world, anything, 0, 4)
+
+
+def every_view(seed: int) -> None:
+    """One parameter for every view there is, each with a placement of its own."""
+    dice, mesh = Random(seed), init_device_mesh("cpu", (dist.get_world_size(),))
+    shapes = {name: view.shape for name, view in EVERY_VIEW.items()}
+    placements = {
+        name: dice.choice([Replicate(), *map(Shard, range(len(shape)))])
+        for name, shape in shapes.items()
+    }
+
+    def spread(name: str, tensor: Tensor) -> Tensor:
+        return distribute_tensor(tensor, mesh, [placements[name]], src_data_rank=None)
+
+    def stepped(spread: Any) -> dict[str, Tensor]:
+        start = random(shapes, torch.float64, seed)
+        params = {name: torch.nn.Parameter(spread(name, t)) for name, t in start.items()}
+        groups = [{"params": list(params.items()), "views": list(EVERY_VIEW.values())}]
+        opt = Optimizer(groups, REGISTRY["soap"](), lr=0.02)
+        for step in range(3):
+            for name, grad in random(shapes, torch.float64, seed + step + 1).items():
+                params[name].grad = spread(name, grad)
+            opt.step()
+        return {name: whole(p.detach()) for name, p in params.items()}
+
+    ours, theirs = stepped(spread), stepped(lambda _, tensor: tensor)
+    distances = {n: float((ours[n] - theirs[n]).norm() / theirs[n].norm()) for n in ours}
+    assert max(distances.values()) < 1e-12, (placements, distances)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_every_view(ranks: Ranks, world: int) -> None:
+    ranks.run(world, every_view, 0)
+
+
+def in_many_rounds(kind: str, name: str) -> None:
+    """The gradients of one round travel while another computes."""
+    rounds.ROUND_BYTES, usual = 256, rounds.ROUND_BYTES
+    try:
+        equal(name, kind, torch.float64, 1e-12, {})
+    finally:
+        rounds.ROUND_BYTES = usual
+
+
+@pytest.mark.parametrize(
+    ("world", "kind", "name"),
+    [(2, "rows", "muon"), (3, "replicas", "soap"), (4, "hybrid", "muon"), (3, "rows", "averaged")],
+)
+def test_many_rounds(ranks: Ranks, world: int, kind: str, name: str) -> None:
+    ranks.run(world, in_many_rounds, kind, name)
 
 
 @pytest.mark.slow

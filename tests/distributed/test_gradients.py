@@ -1,11 +1,7 @@
-"""Gradients that are missing, partial, accumulated, not finite; ranks that fail or disagree."""
+"""Gradients that are missing, partial, or not finite."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import time
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,12 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import stiefel
-from stiefel.engine import transport
 from stiefel.engine.transport import local, whole
-from stiefel.errors import DistributedError, GradientError, ParameterError
-from stiefel.piece import MATRIX, Now, State
-from stiefel.recipe import Recipe
-from tests.distributed.cases import Pair, agree_on, random, spread_as
+from stiefel.errors import GradientError
+from tests.distributed.cases import Pair, random, spread_as
 from tests.distributed.ranks import Ranks
 
 SHAPES = {"a": (7, 6), "b": (5, 6), "c": (4, 3, 2), "bias": (9,)}
@@ -127,6 +120,25 @@ def test_parameters_without_a_gradient_anywhere(ranks: Ranks) -> None:
     ranks.run(3, nobody_has_it)
 
 
+def only_its_own(value: float) -> None:
+    """A rank has a gradient of a tensor of its own, the others have none at all."""
+    mesh = init_device_mesh("cpu", (2,))
+    shared = nn.Parameter(distribute_tensor(torch.eye(6), mesh, [Shard(0)], src_data_rank=None))
+    own = nn.Parameter(torch.ones(3, 3))
+    opt = stiefel.Muon([shared, own])
+    if dist.get_rank() == 0:
+        own.grad = torch.full((3, 3), value)
+    opt.step()
+    assert opt.skipped_steps == (0 if value == 1.0 else 1)
+    assert torch.equal(own, torch.ones(3, 3)) == (dist.get_rank() == 1 or value != 1.0)
+    assert torch.equal(whole(shared.detach()), torch.eye(6))
+
+
+@pytest.mark.parametrize("value", [1.0, float("inf")])
+def test_a_gradient_on_one_rank_only(ranks: Ranks, value: float) -> None:
+    ranks.run(2, only_its_own, value)
+
+
 # -- partial, accumulated --------------------------------------------------------------------------
 
 
@@ -213,185 +225,3 @@ def idle() -> None:
 
 def test_a_step_that_only_looks_changes_nothing(ranks: Ranks) -> None:
     ranks.run(2, idle)
-
-
-# -- failures --------------------------------------------------------------------------------------
-
-
-def fails_on(rank: int, step: int) -> Recipe:
-    """A direction that gives up on one rank."""
-
-    @dataclasses.dataclass(frozen=True)
-    class GivesUp:
-        scope = MATRIX
-
-        def init(self, like: Tensor) -> State:
-            return {}
-
-        def __call__(self, x: Tensor, state: State, now: Now) -> Tensor:
-            if dist.get_rank() == rank and now.step == step:
-                raise RuntimeError("no convergence")
-            return x
-
-    return dataclasses.replace(stiefel.muon(), direction=GivesUp())
-
-
-def an_owner_fails() -> None:
-    made = pair("rows")
-    params = list(made.twins.values())
-    views = [VIEWS.get(name) for name in made.twins]
-    opt = stiefel.Optimizer([{"params": params[:3], "views": views[:3]}], fails_on(1, 2))
-    for step in range(2):
-        grads = random(SHAPES, torch.float64, seed=step)
-        for name, p in made.twins.items():
-            p.grad = made.spread(grads[name])
-        if step == 0:
-            opt.step()
-            continue
-        kind, message = (
-            (RuntimeError, "^no convergence")
-            if dist.get_rank() == 1
-            else (DistributedError, "^rank 1: RuntimeError: no convergence")
-        )
-        with pytest.raises(kind, match=message):
-            opt.step()
-    dist.barrier()
-
-
-def test_an_owner_that_fails_stops_all(ranks: Ranks) -> None:
-    ranks.run(3, an_owner_fails)
-
-
-def a_closure_fails() -> None:
-    made = pair("rows")
-
-    def closure() -> float:
-        assert dist.get_rank() != 0, "out of data"
-        return 0.0
-
-    kind = AssertionError if dist.get_rank() == 0 else DistributedError
-    with pytest.raises(kind, match="out of data"):
-        made.several.step(closure)
-
-
-def test_a_closure_that_fails_stops_all(ranks: Ranks) -> None:
-    ranks.run(2, a_closure_fails)
-
-
-def different_models() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    shape = (6, 4) if dist.get_rank() == 0 else (6, 5)
-    w = nn.Parameter(distribute_tensor(torch.ones(shape), mesh, [Shard(0)], src_data_rank=None))
-    with pytest.raises(ParameterError, match=r"rank 0 has w: \[6, 4\].*rank 1 has w: \[6, 5\]"):
-        stiefel.Muon([("w", w)])
-
-
-def different_recipes() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    w = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)], src_data_rank=None))
-    with pytest.raises(ParameterError, match="ranks hold different parameters"):
-        stiefel.Muon([("w", w)], polar="jordan" if dist.get_rank() else "polar_express")
-
-
-def one_builds_nothing() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    w = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)], src_data_rank=None))
-    bad = {"views": [stiefel.views.heads(5)]} if dist.get_rank() else {}
-    kind = stiefel.errors.ViewError if dist.get_rank() else DistributedError
-    with pytest.raises(kind, match="does not divide into 5 parts"):
-        stiefel.Optimizer([{"params": [("w", w)], **bad}], stiefel.muon())
-
-
-@pytest.mark.parametrize("case", [different_models, different_recipes, one_builds_nothing])
-def test_ranks_that_differ_are_noticed(ranks: Ranks, case: Any) -> None:
-    ranks.run(2, case)
-
-
-def only_one_saves() -> None:
-    transport.PATIENCE = timedelta(seconds=1)
-    made = pair("rows")
-    if dist.get_rank() == 0:
-        made.several.state_dict()
-    else:
-        time.sleep(2)
-
-
-def test_a_lonely_state_dict_is_an_error(ranks: Ranks) -> None:
-    with pytest.raises(AssertionError, match=r"state_dict\(\) was not called on every rank of"):
-        ranks.run(2, only_one_saves)
-
-
-def partial_parameter() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    w = nn.Parameter(DTensor.from_local(torch.ones(4, 4), mesh, [Partial()]))
-    with pytest.raises(ParameterError, match=r"parameter w has placements \(Partial\(sum\),\)"):
-        stiefel.Muon([("w", w)])
-
-
-def test_unsupported_placements_are_named(ranks: Ranks) -> None:
-    ranks.run(2, partial_parameter)
-
-
-# -- what else an optimiser does -------------------------------------------------------------------
-
-
-def measures_alike() -> None:
-    made = pair("rows", "soap")
-    made.run(2)
-    grads = random(SHAPES, torch.float64, seed=9)
-    for name, p in made.plain.items():
-        p.grad = grads[name].clone()
-        made.twins[name].grad = made.spread(grads[name].clone())
-    one, several = made.single.effective_lr(), made.several.effective_lr()
-    for name, expected in one.items():
-        assert abs(several[name].rms / expected.rms - 1) < 1e-9
-        assert abs(several[name].spectral / expected.spectral - 1) < 1e-9
-    assert made.several.faults() == {}
-
-
-def test_effective_lr(ranks: Ranks) -> None:
-    ranks.run(2, measures_alike)
-
-
-def copies_step_alike() -> None:
-    made = pair("rows", "soap")
-    made.run(2)
-    twin = copy.deepcopy(made.several)
-    grads = random(SHAPES, torch.float64, seed=9)
-    for opt in (made.several, twin):
-        for group in opt.param_groups:
-            for name, p in zip(group["param_names"], group["params"], strict=True):
-                p.grad = made.spread(grads[name].clone())
-        opt.step()
-    for ours, theirs in zip(made.several.param_groups, twin.param_groups, strict=True):
-        for a, b in zip(ours["params"], theirs["params"], strict=True):
-            assert a is not b and torch.equal(local(a), local(b))
-
-
-def test_copies_step_alike(ranks: Ranks) -> None:
-    ranks.run(2, copies_step_alike)
-
-
-def sixteen_bits_on_the_wire(kind: str) -> None:
-    made = pair(kind, wire=torch.bfloat16)
-    made.run(5)
-    distances = made.distance()
-    assert 1e-6 < max(distances.values()) < 1e-2, distances
-    for name in ("a", "b", "c"):
-        agree_on(made.twins[name], name)
-
-
-@pytest.mark.parametrize(("world", "kind"), [(2, "rows"), (4, "hybrid")])
-def test_sixteen_bits_on_the_wire(ranks: Ranks, world: int, kind: str) -> None:
-    ranks.run(world, sixteen_bits_on_the_wire, kind)
-
-
-def compiled() -> None:
-    made = pair("rows", compile=True)
-    made.run(3)
-    made.check(1e-12)
-
-
-@pytest.mark.slow
-def test_compiled(ranks: Ranks) -> None:
-    ranks.run(2, compiled)

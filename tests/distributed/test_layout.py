@@ -15,6 +15,7 @@ from torch.distributed.tensor._utils import _compute_local_shape_and_global_offs
 
 from stiefel import views
 from stiefel.engine.distributed.layout import Box, Cut, Layout
+from stiefel.engine.distributed.lots import deal
 from stiefel.engine.distributed.owners import owners
 from stiefel.engine.distributed.units import Unit, units
 from stiefel.views import View
@@ -268,3 +269,13 @@ def test_later_parameters_even_out_earlier_ones() -> None:
     loads = [1000, 0]
     assert owners(units(VIEWS["matrix"], layout), loads) == [1]
     assert loads == [1000, 96]
+
+
+def test_the_largest_matrix_goes_first_whichever_parameter_it_is_in() -> None:
+    """Costs 8, 8 and 16 on two ranks: even, where one after the other would give 8 and 24."""
+    shapes = [(2, 2), (2, 2), (4, 2)]
+    loads = [0, 0]
+    lots = deal([(views.matrix(s), Layout(s, (2,), (Cut(0),))) for s in shapes], loads)
+    assert loads == [16, 16]
+    assert [lot.owner for of_one in lots for lot in of_one] == [1, 1, 0]
+    assert [lot.key for of_one in lots for lot in of_one] == [(0, 0), (1, 0), (2, 0)]

@@ -40,7 +40,9 @@ class EffectiveStep:
 @torch.no_grad()
 def effective_steps(optimizer: Optimizer) -> dict[str, EffectiveStep]:
     """See `Optimizer.effective_lr`."""
-    twin = copy.deepcopy(optimizer)
+    # Without gradients: torch cannot copy those that fully_shard leaves.
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    twin = copy.deepcopy(optimizer, {id(grad): None for grad in grads if grad is not None})
     twin._run = eager  # a single step is not worth a compilation
     found: dict[str, EffectiveStep] = {}
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):

@@ -74,7 +74,7 @@ def _limit(grads: Sequence[Tensor]) -> float:
     """The largest norm that a step takes as it is: in float32 1.2e18, whose square leaves room for
     sums over 200 steps.
     """
-    double = all(g.dtype is torch.float64 for g in grads)
+    double = bool(grads) and all(g.dtype is torch.float64 for g in grads)
     return float(torch.finfo(torch.float64 if double else torch.float32).max ** 0.5 / 16)
 
 

@@ -146,8 +146,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         self._views.update(chosen)
         self._recipes[group["recipe"]] = recipe
-        for name, parameter in zip(names, params, strict=True):
-            self._sharing.admit(name, parameter, self._views[parameter], recipe)
+        self._sharing.admit(dict(zip(params, names, strict=True)), self._views, recipe)
         for parameter in params:
             self.state[parameter] = self._initial_state(parameter, recipe)
 
@@ -203,7 +202,7 @@ class Optimizer(torch.optim.Optimizer):
         if parameter not in self._views:
             name = self.name_of(parameter)
             self._views[parameter] = checked_view(name, parameter, None, recipe)
-            self._sharing.admit(name, parameter, self._views[parameter], recipe)
+            self._sharing.admit({parameter: name}, self._views, recipe)
         share = self._sharing.shares.get(parameter)
         whole = initial_state(parameter, self._views[parameter], recipe, "meta")
         blank = fresh_count() if share else whole
@@ -275,8 +274,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _may_step(self, grads: Mapping[Tensor, Tensor], norm: float) -> float:
         """What to multiply the gradients by; 0 for no step at all."""
-        if not grads or not self._guard:
-            return float(bool(grads))
+        if not self._guard:
+            return 1.0
         entries = sum(parameter.numel() for parameter in grads)
         judged = inspect(list(grads.values()), norm, entries, self._sharing.largest)
         return permitted(self.param_groups, *judged)
@@ -291,7 +290,8 @@ class Optimizer(torch.optim.Optimizer):
         buckets = [group_buckets for _, _, group_buckets in bucketed]
         error = step_shards(self._shards, self.state, buckets, self._sharing.alone(now))
         self._sharing.tell(self._sharing.step(now) or error)
-        torch._foreach_add_([self.state[p]["step"] for p in grads], 1)
+        if grads:  # other ranks may have some where this one has none
+            torch._foreach_add_([self.state[p]["step"] for p in grads], 1)
 
     @property
     def skipped_steps(self) -> int:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.dlpack import from_dlpack
 
 from stiefel.engine.distributed.layout import Cut, Layout
 from stiefel.errors import DistributedError, ParameterError
@@ -27,6 +28,7 @@ __all__ = [
     "ProcessGroup",
     "Team",
     "dealt",
+    "globally",
     "is_astray",
     "is_sharded",
     "layout_of",
@@ -34,6 +36,7 @@ __all__ = [
     "like",
     "local",
     "part_of",
+    "refuse_absent",
     "refuse_flattened",
     "settled",
     "team_of",
@@ -114,7 +117,7 @@ class Team:
         except RuntimeError as error:
             raise DistributedError(
                 f"{call} was not called on every rank of {list(self.ranks)} within {PATIENCE}: "
-                "state is spread over the ranks, so call it on all of them and write on one"
+                "they share parameters, so build the same model and call the same on all of them"
             ) from error
 
 
@@ -127,20 +130,21 @@ def _group(world: dist.ProcessGroup, ranks: tuple[int, ...]) -> dist.ProcessGrou
     return made
 
 
-def team_of(parameter: Tensor, group: dist.ProcessGroup | None) -> Team | None:
-    """Who shares a parameter: the ranks of its mesh; for a plain tensor those of ``group``."""
+def globally(group: dist.ProcessGroup | None) -> tuple[int, ...]:
+    """The global ranks of a group; none of None. Unlike a group they can be copied and pickled."""
+    return () if group is None else tuple(dist.get_process_group_ranks(group))
+
+
+def team_of(parameter: Tensor, replicas: tuple[int, ...]) -> Team | None:
+    """Who shares a parameter: the ranks of its mesh; for a plain tensor those of ``replicas``.
+
+    None where nobody does: a tensor that DistributedDataParallel was told to leave alone, and one
+    on a mesh of others, which `refuse_absent` refuses.
+    """
+    ranks = () if getattr(parameter, "_ddp_ignored", False) else replicas
     if is_sharded(parameter):
         ranks = tuple(parameter.device_mesh.mesh.flatten().tolist())
-    elif group is not None:
-        ranks = tuple(dist.get_process_group_ranks(group))
-    else:
-        return None
-    if list(ranks) != sorted(ranks):
-        raise ParameterError(
-            f"a parameter lies on a mesh of ranks {list(ranks)}: build the mesh with its ranks in "
-            "ascending order"
-        )
-    return Team(ranks, local(parameter).device)
+    return Team(ranks, local(parameter).device) if ranks and dist.get_rank() in ranks else None
 
 
 # -- DTensors --------------------------------------------------------------------------------------
@@ -172,6 +176,8 @@ def like(parameter: Tensor, part: Tensor) -> Tensor:
     if not is_sharded(parameter):
         return part
     shape = parameter.shape
+    if part.storage_offset():  # torch cannot copy a DTensor that begins inside its storage
+        part = from_dlpack(part)
     made: Tensor = sys.modules["torch.distributed.tensor"].DTensor.from_local(
         part,
         parameter.device_mesh,
@@ -215,10 +221,15 @@ def layout_of(name: str, parameter: Tensor, team: Team) -> Layout:
     """Where the entries of a parameter lie.
 
     Raises:
-        ParameterError: a placement that is no shard or replica, or a local tensor of another shape
-            than its placements say.
+        ParameterError: a placement that is no shard or replica, a local tensor of another shape
+            than its placements say, or a mesh whose ranks do not ascend.
     """
-    shape = tuple(parameter.shape)
+    shape, ranks = tuple(parameter.shape), list(team.ranks)
+    if ranks != sorted(ranks):
+        raise ParameterError(
+            f"parameter {name} lies on a mesh of ranks {ranks}: build the mesh with its ranks in "
+            "ascending order"
+        )
     if not is_sharded(parameter):
         return Layout(shape, (len(team),), (None,))
     cuts = tuple(_cut(name, parameter, placement) for placement in parameter.placements)
@@ -243,7 +254,7 @@ def part_of(parameter: Tensor, saved: Tensor) -> Tensor:
         alike.placements,
     ):
         return local(saved)
-    full, team = whole(saved), team_of(parameter, None)
+    full, team = whole(saved), team_of(parameter, ())
     assert team is not None
     layout = layout_of("", parameter, team)
     part = full.new_empty(layout.local_shape(team.me))
@@ -305,6 +316,15 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, ProcessGroup | None]:
     return model, None
 
 
+def refuse_absent(name: str, parameter: Tensor) -> None:
+    """Raise `ParameterError` for a DTensor on a mesh that this rank is no part of."""
+    if is_sharded(parameter) and team_of(parameter, ()) is None:
+        raise ParameterError(
+            f"parameter {name} lies on a mesh of ranks {parameter.device_mesh.mesh.tolist()}, and "
+            f"this is rank {dist.get_rank()}: give every rank's optimiser what that rank holds"
+        )
+
+
 def refuse_flattened(name: str, tensor: Tensor) -> None:
     """Raise `ParameterError` for a parameter that FSDP1 or DeepSpeed's ZeRO-3 has flattened."""
     flat = sys.modules.get("torch.distributed.fsdp._flat_param")
@@ -318,7 +338,3 @@ def refuse_flattened(name: str, tensor: Tensor) -> None:
             f"parameter {name} is flattened by DeepSpeed's ZeRO-3 and holds no matrix any more: "
             "use torch.distributed.fsdp.fully_shard, or DistributedDataParallel"
         )
-
-
-def refuse_sharded(name: str, tensor: Tensor) -> None:  # until admission.py asks elsewhere
-    """Nothing is refused here any more."""

@@ -93,8 +93,10 @@ class Plan(Mapping[str, Entry]):
                 axis of the mesh shards rows, the others hold replicas.
             wire: as in `stiefel.Optimizer`.
         """
-        usual = (*[None] * (len(mesh) - 1), 0)
-        return communication(self.values(), mesh, usual if cuts is None else cuts, wire)
+        usual = (*[None] * (len(mesh) - 1), 0) if isinstance(mesh, Sequence) else ()
+        by_parameter = {entry.parameter: entry for entry in self.values()}
+        groups = [[by_parameter[p] for _, p in group["params"]] for group in self.groups()]
+        return communication(groups, mesh, usual if cuts is None else cuts, wire)
 
     def table(self, width: int | None = None) -> str:
         """The plan as text, ``width`` columns wide; by default as wide as the terminal."""

@@ -6,17 +6,19 @@ traffic of the gradients inside a replica. What the owner made of them goes to a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 
 from stiefel.engine.distributed.layout import Box, Layout
+from stiefel.engine.distributed.owners import owners
 from stiefel.engine.distributed.routes import Place, Transit
-from stiefel.engine.distributed.units import Unit
+from stiefel.engine.distributed.units import Unit, units
+from stiefel.views import View
 
-__all__ = ["Lot", "LotKey", "gathered", "returned"]
+__all__ = ["Lot", "LotKey", "deal", "gathered", "returned"]
 
 LotKey: TypeAlias = tuple[int, int]
 
@@ -54,6 +56,24 @@ class Lot:
         """Where it lies in the tensor of an owner who holds all of it."""
         met = (patch.meets(self.unit.box) for patch in self.layout.patches(self.owner))
         return next(m.local for m in met if m and m.whole == self.unit.box)
+
+
+def deal(
+    matrices: Iterable[tuple[View, Layout]], loads: list[int], first: int = 0
+) -> list[tuple[Lot, ...]]:
+    """The lots of parameters with their owners, found for all at once: that balances best.
+
+    Args:
+        matrices: how each parameter is seen, and how it lies.
+        loads: see `stiefel.engine.distributed.owners.owners`.
+        first: number of the first parameter.
+    """
+    cuts = [(layout, units(view, layout)) for view, layout in matrices]
+    chosen = iter(owners([unit for _, cut in cuts for unit in cut], loads))
+    return [
+        tuple(Lot(number, i, layout, unit, next(chosen)) for i, unit in enumerate(cut))
+        for number, (layout, cut) in enumerate(cuts, first)
+    ]
 
 
 def gathered(lot: Lot, me: int, kind: str, dtype: torch.dtype) -> Iterator[Transit]:

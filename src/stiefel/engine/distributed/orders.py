@@ -22,10 +22,14 @@ from stiefel.engine.bucket import compute_dtype
 from stiefel.engine.distributed.lots import Lot, gathered, returned
 from stiefel.engine.distributed.routes import Transit
 from stiefel.engine.distributed.share import Share
+from stiefel.errors import HyperparameterError
 from stiefel.piece import ENTRY, Now, Scope, State
 from stiefel.recipe import Recipe, ScaleRule
 
-__all__ = ["Manner", "Order", "gathers", "manner"]
+__all__ = ["Manner", "Order", "checked_wire", "gathers", "manner"]
+
+
+WIRES = (torch.bfloat16, torch.float32, None)
 
 
 class Manner(enum.Enum):
@@ -54,6 +58,19 @@ def gathers(
     slots = (piece for slot, piece in recipe.slots() if slot != "apply")
     reads = how is Manner.WEIGHT or any(_reads_weight(piece) for piece in slots)
     return {"grad": _narrowed(grad, wire)} | ({"weight": weight} if reads else {})
+
+
+def checked_wire(wire: torch.dtype | None) -> torch.dtype | None:
+    """``wire`` itself.
+
+    Raises:
+        HyperparameterError: it has not float32's range. What overflows on the way would be an Inf
+            after the guard has looked.
+    """
+    if wire not in WIRES:
+        choices = ", ".join(map(str, WIRES))
+        raise HyperparameterError(f"wire={wire!r} is not supported: give one of {choices}")
+    return wire
 
 
 def _narrowed(dtype: torch.dtype, wire: torch.dtype | None) -> torch.dtype:

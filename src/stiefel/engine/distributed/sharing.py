@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,18 +13,19 @@ from torch import Tensor
 from stiefel.engine.bucket import Member
 from stiefel.engine.distributed import agreement
 from stiefel.engine.distributed.agreement import Answer, Common
-from stiefel.engine.distributed.lots import Lot
-from stiefel.engine.distributed.orders import Order, manner
-from stiefel.engine.distributed.owners import owners
+from stiefel.engine.distributed.layout import Layout
+from stiefel.engine.distributed.lots import deal
+from stiefel.engine.distributed.orders import Order, checked_wire, manner
 from stiefel.engine.distributed.rounds import Round, Step, make_rounds, play
 from stiefel.engine.distributed.share import Share
-from stiefel.engine.distributed.units import units
-from stiefel.engine.transport import Team, layout_of, settled, team_of
+from stiefel.engine.transport import Team, globally, layout_of, refuse_absent, settled, team_of
 from stiefel.piece import MATRIX
 from stiefel.recipe import Recipe
 from stiefel.views import View
 
 __all__ = ["Sharing"]
+
+Views: TypeAlias = Mapping[Tensor, View | None]
 
 
 class Sharing:
@@ -40,10 +41,9 @@ class Sharing:
     """
 
     def __init__(self, group: Any = None, wire: torch.dtype | None = None) -> None:
-        self.group, self.wire = group, wire
+        self.replicas, self.wire = globally(group), checked_wire(wire)
         self.teams: dict[Team, list[Common]] = {}
         self.shares: dict[Tensor, Share] = {}
-        self._loads: dict[Team, list[int]] = {}
         self._comparing = False
         self.forget()
 
@@ -55,24 +55,32 @@ class Sharing:
     def know(self, parameters: Iterable[Tensor]) -> None:
         """Note who must hear of it if these are refused."""
         for parameter in parameters:
-            if team := team_of(parameter, self.group):
+            if team := team_of(parameter, self.replicas):
                 self.teams.setdefault(team, [])
 
-    def admit(self, name: str, parameter: Tensor, view: View | None, recipe: Recipe) -> bool:
-        """Note a parameter; whether its matrices are dealt out, so that this keeps its state."""
-        team = team_of(parameter, self.group)
-        if team is None:
-            return False
-        layout = layout_of(name, parameter, team)
-        self.teams[team].append(Common(name, parameter, layout))
-        if recipe.scope is not MATRIX or view is None:
-            return False
-        cut = units(view, layout)
-        chosen = owners(cut, self._loads.setdefault(team, [0] * len(team)))
-        number = len(self.shares)
-        lots = (Lot(number, i, layout, cut[i], owner) for i, owner in enumerate(chosen))
-        self.shares[parameter] = Share(parameter, view, recipe, team, tuple(lots))
-        return True
+    def admit(self, names: Mapping[Tensor, str], views: Views, recipe: Recipe) -> None:
+        """Note the parameters of a group, and deal their matrices out."""
+        dealt: dict[Team, list[tuple[Tensor, View, Layout]]] = {}
+        for parameter, name in names.items():
+            refuse_absent(name, parameter)
+            if team := team_of(parameter, self.replicas):
+                layout = layout_of(name, parameter, team)
+                self.teams.setdefault(team, []).append(Common(name, parameter, layout))
+                if recipe.scope is MATRIX and (view := views[parameter]):
+                    dealt.setdefault(team, []).append((parameter, view, layout))
+        for team, seen in dealt.items():
+            matrices = ((view, layout) for _, view, layout in seen)
+            lots = deal(matrices, self._loads(team), first=len(self.shares))
+            for (parameter, view, _), own in zip(seen, lots, strict=True):
+                self.shares[parameter] = Share(parameter, view, recipe, team, own)
+
+    def _loads(self, team: Team) -> list[int]:
+        """The cost of what every rank owns so far."""
+        loads = [0] * len(team)
+        for share in self.shares.values():
+            for lot in share.lots if share.team == team else ():
+                loads[lot.owner] += lot.unit.cost
+        return loads
 
     def dismiss(self, parameters: Iterable[Tensor]) -> None:
         """Forget parameters that were admitted to a group which then was refused."""
@@ -93,13 +101,18 @@ class Sharing:
         return alone
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Do what every rank does: what one of them raises, all of them raise."""
+    def together(self, call: str = "") -> Iterator[None]:
+        """Do what every rank does: what one of them raises, all of them raise.
+
+        With the name of a ``call`` they do not wait for ever for a rank that knows nothing of it.
+        """
         error: Exception | None = None
         try:
             yield
         except Exception as raised:
             error = raised
+        if call:
+            self.meet(call)
         self.tell(error)
 
     @contextmanager
@@ -110,7 +123,7 @@ class Sharing:
             return
         self._comparing = True
         try:
-            with self.together():
+            with self.together("the optimiser"):
                 yield
             agreement.compare(self.teams, describe)
         finally:

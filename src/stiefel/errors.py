@@ -4,6 +4,8 @@ All derive from `StiefelError`, which is a `ValueError`, so that code written fo
 `torch.optim` (which raises `ValueError` for bad arguments) keeps working.
 """
 
+from collections.abc import Iterable
+
 __all__ = [
     "CheckpointError",
     "ConvergenceError",
@@ -16,6 +18,7 @@ __all__ = [
     "RoleError",
     "StiefelError",
     "ViewError",
+    "check_choice",
 ]
 
 
@@ -61,3 +64,13 @@ class DistributedError(StiefelError, RuntimeError):
 
 class CheckpointError(StiefelError):
     """A state dict that belongs to another model, another recipe, or is damaged."""
+
+
+def check_choice(
+    name: str, value: object, choices: Iterable[object], error: type[StiefelError]
+) -> None:
+    """Raise ``error`` unless ``value``, given for the parameter ``name``, is one of ``choices``."""
+    known = tuple(choices)
+    if value not in known:
+        listed = ", ".join(map(str, known))
+        raise error(f"{name}={value!r} is unknown: choose one of {listed}")

@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from stiefel.errors import ViewError
+from stiefel.errors import ViewError, check_choice
 
 __all__ = [
     "Block",
@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 Shape: TypeAlias = Sequence[int]
+
+SIDES = ("rows", "cols")
 
 
 @dataclass(frozen=True)
@@ -238,8 +240,7 @@ def conv_transpose(groups: int = 1) -> ViewRule:
 
 def heads(count: int, *, side: str = "rows") -> ViewRule:
     """One matrix a head: ``side="rows"`` for q, k, v projections, ``"cols"`` for the output one."""
-    if side not in ("rows", "cols"):
-        raise ViewError(f"side={side!r} is unknown: give 'rows' or 'cols'")
+    check_choice("side", side, SIDES, ViewError)
 
     def rule(shape: Shape) -> View:
         m, n = _axes("heads", shape, 2)
@@ -315,8 +316,7 @@ def _ones(names: Sequence[str]) -> tuple[tuple[str, int], ...]:
 
 def _fused_size(shape: Shape, stored: str) -> int:
     """Length of the output axis of a possibly transposed (stack of) matrices."""
-    if stored not in ("rows", "cols"):
-        raise ViewError(f"stored={stored!r} is unknown: give 'rows' or 'cols'")
+    check_choice("stored", stored, SIDES, ViewError)
     if len(shape) < 2:
         raise ViewError(f"a fused view needs 2 axes or more; the tensor has shape {tuple(shape)}")
     return shape[-2] if stored == "rows" else shape[-1]

@@ -158,7 +158,7 @@ def test_caveats_count_skipped_steps() -> None:
         ({"seeds": (0, 0)}, "--seeds is 0, 0, but must name at least one value, and none twice"),
         ({"optimizers": ("muon", "muon")}, "--optimizers is muon, muon"),
         ({"lrs": (0.1, -0.1)}, "learning rate is -0.1"),
-        ({"optimizers": ("muon", "moon")}, "recipe 'moon' is unknown"),
+        ({"optimizers": ("muon", "moon")}, "recipe='moon' is unknown"),
     ],
 )
 def test_impossible_races(change: dict[str, tuple], message: str) -> None:

@@ -42,7 +42,7 @@ def test_name_tells_both(wrapper: Wrapper) -> None:
 
 def test_fingerprint_tells_wrapper_and_base() -> None:
     made = [wrapper(base) for wrapper in WRAPPERS for base in (muon(), adamw(), sgd())]
-    made += [muon(), adamw(), averaged(lookahead()), lookahead(averaged())]
+    made += [muon(), adamw(), averaged(lookahead()), averaged(cautious()), cautious(averaged())]
     assert len({recipe.fingerprint for recipe in made}) == len(made)
 
 
@@ -63,8 +63,8 @@ def test_only_recipes_are_wrapped(wrapper: Wrapper) -> None:
 
 
 def test_two_numbers_of_one_name_are_refused() -> None:
-    with pytest.raises(RecipeError, match="already has a number ema_decay"):
-        averaged(averaged(ema_decay=0.9), ema_decay=0.99)
+    with pytest.raises(RecipeError, match="already has a number slow_rate, sync_every"):
+        lookahead(lookahead(slow_rate=0.9), slow_rate=0.99)
     with pytest.raises(RecipeError, match="already has a number c"):
         spectra(spectra())
 
@@ -120,6 +120,27 @@ def test_they_nest() -> None:
     assert_close(params, [path[-1]], 1e-12)
     with optimizer.evaluating():
         assert_close(params, [average], 1e-12)
+
+
+# Averaged around Lookahead is welcome, whose slow weights the training sees; two Lookaheads are not
+# because of their numbers.
+HIDDEN = [
+    (averaged, averaged),
+    (lookahead, averaged),
+    (schedule_free, averaged),
+    (averaged, schedule_free),
+    (lookahead, schedule_free),
+    (schedule_free, schedule_free),
+    (schedule_free, lookahead),
+]
+
+
+@pytest.mark.parametrize(("outer", "inner"), HIDDEN)
+def test_weights_that_nobody_would_see_are_refused(outer: Wrapper, inner: Wrapper) -> None:
+    kinds = [type(wrapper().apply).__name__ for wrapper in (inner, outer)]
+    for between in (lambda base: base, cautious, spectra):
+        with pytest.raises(RecipeError, match=f"{kinds[0]} inside {kinds[1]}.*: drop {kinds[0]}"):
+            outer(between(inner(muon())))
 
 
 @slow_wrapper

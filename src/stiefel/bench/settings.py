@@ -49,7 +49,7 @@ class Settings:
         for name in ("steps", "batch", "context", "layers", "width", "threads"):
             value = getattr(self, name)
             _require(value >= 1, f"--{name} is {value}, but must be at least 1.")
-        _require_recipe(self.optimizer)
+        recipes.named(self.optimizer)  # refuses what is none
         _require(
             math.isfinite(self.lr) and self.lr > 0,
             f"the learning rate is {self.lr}, but must be a positive finite number, such as 0.004.",
@@ -95,11 +95,6 @@ def make_folder(path: Path) -> Path:
         raise SettingsError(
             f"cannot write to the folder {path} ({error.strerror}): choose another --out."
         ) from error
-
-
-def _require_recipe(name: str) -> None:
-    if name not in recipes.ROUTINGS:
-        recipes.find(name)  # refuses what is none
 
 
 def _require(condition: bool, message: str) -> None:

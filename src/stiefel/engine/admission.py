@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "complete",
     "listed",
     "listed_views",
+    "offer_momentum",
     "present_numbers",
 ]
 
@@ -117,12 +118,31 @@ def check_gradient(name_of: Callable[[Tensor], str], parameter: Tensor, grad: Te
     )
 
 
+def offer_momentum(defaults: Group, recipes: Iterable[Recipe]) -> None:
+    """Put into ``defaults`` the number that OneCycleLR and CyclicLR cycle in every group.
+
+    They take ``betas`` for it where ``defaults`` has them, and then every group must. Otherwise
+    they write ``momentum``, which `present_numbers` understands. Where no recipe has either they
+    refuse to cycle.
+    """
+    live = [recipe.live for recipe in recipes]
+    betas = [numbers["betas"].default for numbers in live if "betas" in numbers]
+    momenta = [numbers["momentum"].default for numbers in live if "momentum" in numbers]
+    for name in ("betas", "momentum"):
+        defaults.pop(name, None)
+    if len(betas) == len(live):
+        defaults["betas"] = betas[0]
+    elif betas or momenta:
+        defaults["momentum"] = momenta[0] if momenta else betas[0][0]
+
+
 def present_numbers(group: Group, recipe: Recipe) -> dict[str, Any]:
     """The group's present hyper-parameters.
 
-    OneCycleLR cycles one number in every group, called ``momentum`` where a recipe of the optimiser
-    has one. In a group that has betas instead it belongs into the first of them, for all to see.
-    ``max_momentum`` is the scheduler's mark: anybody else's ``momentum`` is not for that recipe.
+    OneCycleLR cycles one number in every group, called ``momentum`` unless all have betas (see
+    `offer_momentum`). In a group that has betas it belongs into the first of them, for all to see;
+    one that has neither stays as it is. ``max_momentum`` is the scheduler's mark: anybody else's
+    ``momentum`` is not for that recipe.
 
     Raises:
         HyperparameterError: somebody wrote a number that is out of its range. Tensors are not

@@ -17,6 +17,7 @@ from stiefel.engine.admission import (
     complete,
     listed,
     listed_views,
+    offer_momentum,
     present_numbers,
 )
 from stiefel.engine.bucket import (
@@ -131,9 +132,7 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:
             self._sharing.dismiss(self.param_groups.pop()["params"])
             raise
-        if "momentum" in recipe.live:  # the name under which OneCycleLR cycles; see present_numbers
-            self.defaults.pop("betas", None)
-            self.defaults.setdefault("momentum", recipe.live["momentum"].default)
+        offer_momentum(self.defaults, (self._recipes[g["recipe"]] for g in self.param_groups))
 
     def _register(self, group: Group, recipe: Recipe, views: Any) -> None:
         """Check every parameter of a new group, then create all state."""

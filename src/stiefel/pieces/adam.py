@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import ENTRY, Live, Now, Scope, State, lerp_, lerp_square_, zeros
 from stiefel.pieces.frame import Turn
 
@@ -43,9 +43,7 @@ class Adam:
     scope: ClassVar[Scope] = ENTRY
 
     def __post_init__(self) -> None:
-        if self.correction not in CORRECTIONS:
-            known = ", ".join(CORRECTIONS)
-            raise RecipeError(f"correction={self.correction!r} is unknown: choose one of {known}")
+        check_choice("correction", self.correction, CORRECTIONS, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """Zero moments."""

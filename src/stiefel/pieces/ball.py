@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import Live
 
 __all__ = ["BALLS", "Ball"]
@@ -40,8 +40,7 @@ class Ball:
     radius: float
 
     def __post_init__(self) -> None:
-        if self.norm not in BALLS:
-            raise RecipeError(f"norm={self.norm!r} is unknown: choose one of {', '.join(BALLS)}")
+        check_choice("norm", self.norm, BALLS, RecipeError)
         Live("radius", self.radius)  # a group cannot change it, but its range is checked alike
 
     def __call__(self, m: int, n: int, /) -> float:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stiefel.errors import HyperparameterError, RecipeError
+from stiefel.errors import HyperparameterError, RecipeError, check_choice
 
 __all__ = ["SCALES", "ShapeScale", "convert_lr"]
 
@@ -39,8 +39,7 @@ class ShapeScale:
     rule: str
 
     def __post_init__(self) -> None:
-        if self.rule not in SCALES:
-            raise RecipeError(f"scale={self.rule!r} is unknown: choose one of {', '.join(SCALES)}")
+        check_choice("scale", self.rule, SCALES, RecipeError)
 
     def __call__(self, m: int, n: int, /) -> float:
         """Factor on the learning rate of an m x n matrix."""

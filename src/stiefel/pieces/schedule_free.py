@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stiefel.piece import Live, Now, Piece, Scope, State, lerp, nested, prefixed
 from stiefel.pieces.numbers import larger
-from stiefel.pieces.slow import blank, start_, started
+from stiefel.pieces.slow import blank, refuse_hidden, start_, started
 
 __all__ = ["ScheduleFree"]
 
@@ -28,11 +28,17 @@ class ScheduleFree:
         warmup: number of steps in which the learning rate grows linearly to its value.
 
     State: ``z`` `[b, m, n]`, and the inner piece's under ``inner``.
+
+    Raises:
+        RecipeError: the inner piece, too, says where to evaluate.
     """
 
     inner: Piece
     beta: Live
     warmup: Live
+
+    def __post_init__(self) -> None:
+        refuse_hidden(self, self.inner)  # Lookahead, too: it would pull at Y, where no step ends
 
     @property
     def scope(self) -> Scope:

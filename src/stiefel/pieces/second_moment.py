@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import MATRIX, Live, Now, Scope, State, lerp_, lerp_square_, zeros
 from stiefel.pieces.norms import frobenius
 from stiefel.pieces.unit import over
@@ -72,8 +72,7 @@ class Renormalised:
     scope: ClassVar[Scope] = MATRIX
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise RecipeError(f"norm={self.norm!r} is unknown: choose one of {', '.join(NORMS)}")
+        check_choice("norm", self.norm, NORMS, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """The inner piece's."""

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stiefel.errors import RecipeError
 from stiefel.piece import Live, Now, Piece, Scope, State, lerp_, nested, prefixed
 
-__all__ = ["Averaged", "Lookahead", "blank", "start_", "started"]
+__all__ = ["Averaged", "Lookahead", "blank", "refuse_hidden", "start_", "started"]
 
 
 def blank(like: Tensor) -> Tensor:
@@ -32,6 +33,25 @@ def start_(slow: Tensor, weight: Tensor, step: Any) -> None:
         slow.copy_(started(slow, weight))
 
 
+def refuse_hidden(outer: Piece, inner: Piece, seen: tuple[type, ...] = ()) -> None:
+    """Refuse an inner piece with weights to evaluate at: only the outer one is asked for them.
+
+    Args:
+        outer: has such weights itself.
+        inner: what it holds.
+        seen: kinds of inner pieces that are welcome, because the training sees their weights.
+
+    Raises:
+        RecipeError: the inner piece's would be kept for nothing.
+    """
+    if hasattr(inner, "evaluation") and not isinstance(inner, seen):
+        hidden, asked = type(inner).__name__, type(outer).__name__
+        raise RecipeError(
+            f"{hidden} inside {asked}: a model is evaluated at the weights of the outermost of "
+            f"such wrappers, so nobody would see those of {hidden}: drop {hidden}"
+        )
+
+
 @dataclass(frozen=True)
 class Lookahead:
     """``S <- S + rate (W - S)`` and ``W <- S`` after every so many steps of another last slot.
@@ -43,11 +63,17 @@ class Lookahead:
 
     State: ``slow`` `[b, m, n]`, the weight before the first step, and the inner piece's under
     ``inner``.
+
+    Raises:
+        RecipeError: the inner piece, too, says where to evaluate, and is no Lookahead.
     """
 
     inner: Piece
     every: Live
     rate: Live
+
+    def __post_init__(self) -> None:
+        refuse_hidden(self, self.inner, seen=(Lookahead,))
 
     @property
     def scope(self) -> Scope:
@@ -85,10 +111,16 @@ class Averaged:
 
     State: ``average`` `[b, m, n]`, the weight after the first step, and the inner piece's under
     ``inner``.
+
+    Raises:
+        RecipeError: the inner piece, too, says where to evaluate, and is no Lookahead.
     """
 
     inner: Piece
     decay: Live
+
+    def __post_init__(self) -> None:
+        refuse_hidden(self, self.inner, seen=(Lookahead,))
 
     @property
     def scope(self) -> Scope:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.linalg import soft_clip
 from stiefel.linalg.spectral_maps import CLIP_METHODS
 from stiefel.piece import MATRIX, Live, Now, Scope, State
@@ -35,9 +35,7 @@ class SoftClip:
     scope: ClassVar[Scope] = MATRIX
 
     def __post_init__(self) -> None:
-        if self.method not in CLIP_METHODS:
-            known = ", ".join(CLIP_METHODS)
-            raise RecipeError(f"clip={self.method!r} is unknown: choose one of {known}")
+        check_choice("clip", self.method, CLIP_METHODS, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """No state."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import MATRIX, Live, Now, Scope, State
 
 __all__ = ["EQUILIBRATIONS", "Equilibrate", "Unit", "over"]
@@ -77,9 +77,7 @@ class Equilibrate:
     scope: ClassVar[Scope] = MATRIX
 
     def __post_init__(self) -> None:
-        if self.mode not in EQUILIBRATIONS:
-            known = ", ".join(EQUILIBRATIONS)
-            raise RecipeError(f"mode={self.mode!r} is unknown: choose one of {known}")
+        check_choice("mode", self.mode, EQUILIBRATIONS, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """No state."""

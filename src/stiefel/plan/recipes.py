@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from stiefel.piece import ENTRY
 from stiefel.recipe import Recipe
-from stiefel.recipes import REGISTRY, ROUTINGS, adamw, find
+from stiefel.recipes import REGISTRY, adamw, find, named
 from stiefel.roles import MATRIX_ROLES, UNDECAYED_ROLES, Role, as_role
 
 __all__ = ["RecipeChoice", "primary_recipe", "recipe_by_role"]
@@ -32,11 +32,10 @@ def recipe_by_role(choice: RecipeChoice) -> dict[Role, Recipe]:
         RoleError: the mapping has a key that is no role.
         RecipeError: an unknown name.
     """
-    if isinstance(choice, str) and choice in ROUTINGS:
-        choice = ROUTINGS[choice]()
-    if isinstance(choice, Mapping):
-        return _by_mapping(choice)
-    main = find(choice)
+    given = named(choice) if isinstance(choice, str) else choice
+    if isinstance(given, Mapping):
+        return _by_mapping(given)
+    main = find(given)
     if main.scope is ENTRY or main.everywhere:
         return _everywhere(choice, main)
     return _by_mapping({Role.HIDDEN: main})
@@ -58,7 +57,7 @@ def _auxiliary() -> dict[Role, Recipe]:
     return rest | dict.fromkeys(UNDECAYED_ROLES, adamw(betas=BETAS, weight_decay=0.0))
 
 
-def _everywhere(choice: str | Recipe, recipe: Recipe) -> dict[Role, Recipe]:
+def _everywhere(choice: RecipeChoice, recipe: Recipe) -> dict[Role, Recipe]:
     undecayed = recipe
     if isinstance(choice, str) and "weight_decay" in recipe.live:
         undecayed = REGISTRY[choice](weight_decay=0.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.recipe import Recipe
 from stiefel.recipes.adafactor import adafactor
 from stiefel.recipes.adamuon import adamuon
@@ -52,6 +52,7 @@ __all__ = [
     "lookahead",
     "muon",
     "muoneq",
+    "named",
     "normuon",
     "polargrad",
     "psgd_kron",
@@ -103,10 +104,22 @@ ROUTINGS: dict[str, Callable[..., dict[str, Recipe]]] = {
 
 
 def find(recipe: str | Recipe) -> Recipe:
-    """The recipe itself, or the one of that name with its defaults."""
+    """The recipe itself, or the one of that name with its defaults: what a role can be given.
+
+    Raises:
+        RecipeError: no recipe has that name; a routing is none.
+    """
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in REGISTRY:
-        known = ", ".join((*REGISTRY, *ROUTINGS))
-        raise RecipeError(f"recipe {recipe!r} is unknown: choose one of {known}")
+    check_choice("recipe", recipe, REGISTRY, RecipeError)
     return REGISTRY[recipe]()
+
+
+def named(name: str) -> Recipe | dict[str, Recipe]:
+    """The recipe or the routing of that name, with its defaults: what a model can be given.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    check_choice("recipe", name, (*REGISTRY, *ROUTINGS), RecipeError)
+    return ROUTINGS[name]() if name in ROUTINGS else find(name)

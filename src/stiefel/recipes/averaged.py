@@ -38,7 +38,7 @@ def averaged(
     in float32. A step without a gradient for a parameter is none for its average.
 
     Raises:
-        RecipeError: ``base`` is no recipe.
+        RecipeError: ``base`` is no recipe, or holds `averaged` or `schedule_free` itself.
         HyperparameterError: a number out of its range.
     """
     base = given(adamw() if base is None else base, weight_decay)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import REFRESH_EVERY, Live, Piece
 from stiefel.pieces import Adam, DecoupledDecay, FourBitRoots, HeavyBall
 from stiefel.recipe import Recipe
@@ -56,6 +56,11 @@ def four_bit_shampoo(
 
     Defaults are those of the authors' code, and torch's for AdamW and SGD without decay.
 
+    Measured on the demo's task (width 192, 360 steps, lr 0.003, the lowest and best of 0.003, 0.01
+    and 0.03): loss 1.979 and 1.998 on two seeds, where `shampoo` has 1.804 and 1.820. The four bits
+    are not the reason, for with everything in full (``smallest=10**9``) it is 1.986 on the first;
+    the few looks at gradients are one, for with ``refresh_every=10`` it is 1.919.
+
     Paper and code: the code takes roots in every fifth of these steps only, and cuts sides beyond
     1200 into blocks; under SGD its decay is added to $\hat G$. Its steps are counted from 1 and the
     first look is in step 100; here it is in the first step. Against $\|N\| = 0$ it adds 1e-12.
@@ -88,6 +93,5 @@ def _inner(
             Live("momentum", momentum, "fraction"), Live("nesterov", nesterov, "flag")
         ),
     }
-    if name not in made:
-        raise RecipeError(f"inner={name!r} is unknown: choose one of {', '.join(made)}")
+    check_choice("inner", name, made, RecipeError)
     return made[name]

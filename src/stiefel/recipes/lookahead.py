@@ -44,7 +44,8 @@ def lookahead(
     default; its other choices, to reset it or to pull it back, are left out.
 
     Raises:
-        RecipeError: ``base`` is no recipe.
+        RecipeError: ``base`` is no recipe, or holds `averaged` (which may stand around it) or
+            `schedule_free` itself.
         HyperparameterError: a number out of its range.
     """
     base = given(adamw() if base is None else base, weight_decay)

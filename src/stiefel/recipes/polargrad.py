@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import Live
 from stiefel.pieces import DecoupledDecay, Momentum, Orthogonalise, PolarGradient
 from stiefel.recipe import IDENTITY, Recipe
@@ -56,8 +56,7 @@ def polargrad(
         HyperparameterError: a number out of its range.
         RecipeError: unknown ``order`` or ``polar``.
     """
-    if order not in ORDERS:
-        raise RecipeError(f"order={order!r} is unknown: choose one of {', '.join(ORDERS)}")
+    check_choice("order", order, ORDERS, RecipeError)
     average = Momentum(Live("momentum", momentum, "fraction"))
     first = order == "momentum_first"
     return Recipe(

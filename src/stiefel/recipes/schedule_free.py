@@ -54,7 +54,8 @@ def schedule_free(
     $\gamma_t$; now, as here, it stands in the denominator.
 
     Raises:
-        RecipeError: ``base`` is no recipe.
+        RecipeError: ``base`` is no recipe, or holds `averaged`, `lookahead` or `schedule_free`
+            itself.
         HyperparameterError: a number out of its range.
     """
     base = given(_adamw() if base is None else base, weight_decay)

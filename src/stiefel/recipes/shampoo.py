@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import REFRESH_EVERY, Live
 from stiefel.pieces import (
     AdamLength,
@@ -86,8 +86,8 @@ def shampoo(
         HyperparameterError: a number out of its range.
         RecipeError: unknown ``statistics``, ``power``, ``damping`` or ``grafting``.
     """
-    if statistics not in STATISTICS:
-        raise RecipeError(f"statistics={statistics!r} is unknown: choose one of mean, sum")
+    check_choice("statistics", statistics, STATISTICS, RecipeError)
+    check_choice("grafting", grafting, GRAFTS, RecipeError)
     beta = Live("shampoo_beta", shampoo_beta, "fraction") if statistics == "mean" else None
     return Recipe(
         "shampoo",
@@ -108,6 +108,4 @@ def shampoo(
 def _graft(name: str, beta: float, eps: float) -> Graft:
     if name == "adam":
         return AdamLength(Live("graft_beta", beta, "fraction"), Live("graft_eps", eps))
-    if name not in GRAFTS:
-        raise RecipeError(f"grafting={name!r} is unknown: choose one of {', '.join(GRAFTS)}")
     return MeanLength() if name == "sgd" else OwnLength()

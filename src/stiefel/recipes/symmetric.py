@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.piece import Live, Piece
 from stiefel.pieces import (
     Ball,
@@ -76,9 +76,7 @@ def symmetric(
         HyperparameterError: a number out of its range.
         RecipeError: unknown ``direction``, ``polar`` or ``scale``.
     """
-    if direction not in DIRECTIONS:
-        known = ", ".join(DIRECTIONS)
-        raise RecipeError(f"direction={direction!r} is unknown: choose one of {known}")
+    check_choice("direction", direction, DIRECTIONS, RecipeError)
     Live("centred", centred, "flag")  # refuses what is none
     row = Unit(-1, Live("eps", eps))
     orthogonal = Orthogonalise.by(polar, ns_steps)

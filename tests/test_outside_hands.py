@@ -124,6 +124,30 @@ def test_a_replaced_parameter_is_stepped(make: Any) -> None:
     assert_close([fresh.detach(), params[1].detach()], expected, 1e-12)
 
 
+def test_what_takes_the_place_of_a_parameter_is_seen_as_it_was() -> None:
+    """As accelerate does: the optimiser first, then other parameters in its groups."""
+    rule = stiefel.views.qkv(4, 2)
+    params, grads = parameters((32, 8), (4, 4)), gradients(parameters((32, 8), (4, 4)), 3)
+    expected, others = copies(params), copies(params)
+
+    def make(given: list[Tensor]) -> stiefel.Optimizer:
+        return stiefel.Optimizer([{"params": given, "views": [rule, None]}], stiefel.muon())
+
+    plain, switched = make(expected), make(params)
+    switched.param_groups[0]["params"] = list(others)
+    empty = make(copies(params)).state_dict()
+    assert switched.state_dict()["state"].keys() == empty["state"].keys()
+    switched.load_state_dict(empty)
+    run(plain, expected, grads)
+    run(switched, others, grads)
+    assert same_bits(others, copies(expected))
+    assert switched.state.keys() == {*others}
+    shorter = others[:1]
+    switched.param_groups[0]["params"] = shorter
+    run(switched, shorter, [grads[0][:1]])
+    assert switched.state.keys() == {*shorter}
+
+
 @makes
 def test_state_whose_data_was_replaced(make: Any) -> None:
     params = parameters((4, 4), (4, 4), (6, 6))

@@ -108,6 +108,24 @@ def test_a_hybrid_shard_gets_it_from_the_other_replica(ranks: Ranks) -> None:
     ranks.run(4, hybrids_missing, {1: ["a", "bias"], 2: ["b"]})
 
 
+def wider_than_the_parameter() -> None:
+    """Gradients in float32 of 16-bit replicas: who lacks one gets it as the others have it."""
+    weight = nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16))
+    weight.grad_dtype = torch.float32
+    alone = nn.Parameter(weight.detach().clone())
+    grad = random({"": (4, 6)}, torch.float32, seed=0)[""]
+    alone.grad_dtype = torch.float32
+    alone.grad = grad.clone()
+    weight.grad = grad.clone() if dist.get_rank() else None
+    stiefel.Optimizer([weight], stiefel.sgd(), process_group=dist.group.WORLD).step()
+    stiefel.Optimizer([alone], stiefel.sgd()).step()
+    assert torch.equal(weight, alone)
+
+
+def test_a_gradient_wider_than_its_parameter(ranks: Ranks) -> None:
+    ranks.run(2, wider_than_the_parameter)
+
+
 def nobody_has_it() -> None:
     made = pair("rows")
     grads = random(SHAPES, torch.float64, seed=5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,10 @@ __all__ = [
     "listed",
     "listed_views",
     "offer_momentum",
+    "plain",
     "present_numbers",
+    "read_once",
+    "tensors_of",
 ]
 
 Group = dict[str, Any]
@@ -37,7 +40,31 @@ def listed(params: ParamsT) -> ParamsT:
     found = list(params)
     if not found:
         raise ParameterError("the parameter list is empty: give at least one parameter or group")
-    return found  # type: ignore[return-value]
+    return [read_once(item) for item in found]
+
+
+def read_once(item: Any) -> Any:
+    """A group with its parameters as a list, where they came as an iterator; else itself."""
+    if isinstance(item, dict) and isinstance(item.get("params"), Iterator):
+        return {**item, "params": list(item["params"])}
+    return item
+
+
+def tensors_of(params: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors in a list of parameters, of pairs with a name, or of groups of these."""
+    for item in params:
+        if isinstance(item, dict):
+            inside = item.get("params", ())
+            yield from tensors_of([inside] if isinstance(inside, Tensor) else inside)
+        else:
+            last = item[-1] if isinstance(item, tuple) and item else item
+            if isinstance(last, Tensor):
+                yield last
+
+
+def plain(number: Any) -> Any:
+    """A tensor's number, or what is a plain one already."""
+    return number.item() if isinstance(number, Tensor) else number
 
 
 def complete(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "Member",
     "compute_dtype",
     "fresh_count",
+    "grad_dtype",
     "initial_state",
     "make_buckets",
     "members_of",
@@ -45,6 +46,11 @@ LARGEST_STACK = 1 << 26
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Precision of state and arithmetic: float32 for 16-bit parameters, else their own."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def grad_dtype(parameter: Tensor) -> torch.dtype:
+    """Of its gradient, also before there is one: users may ask torch for another than its own."""
+    return parameter.grad_dtype or parameter.dtype
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,25 +18,28 @@ from stiefel.engine.admission import (
     listed,
     listed_views,
     offer_momentum,
+    plain,
     present_numbers,
+    read_once,
+    tensors_of,
 )
 from stiefel.engine.bucket import (
     Bucket,
     Job,
-    fresh_count,
     initial_state,
     make_buckets,
     members_of,
     with_phases,
 )
 from stiefel.engine.distributed.rounds import Step
-from stiefel.engine.distributed.shards import Shards, initial_shard_state, step_shards
+from stiefel.engine.distributed.shards import Shards, step_shards
 from stiefel.engine.distributed.sharing import Sharing
 from stiefel.engine.effective import EffectiveStep, effective_steps
 from stiefel.engine.evaluation import evaluating
 from stiefel.engine.execution import Compiled, eager
 from stiefel.engine.faults import faults
 from stiefel.engine.guard import inspect, permitted
+from stiefel.engine.settling import follow, fresh_state, settle
 from stiefel.engine.transport import ProcessGroup, lies
 from stiefel.errors import ParameterError
 from stiefel.recipe import LR, Recipe
@@ -109,35 +112,43 @@ class Optimizer(torch.optim.Optimizer):
         self._run = Compiled() if compile else eager
         self._sharing = Sharing(process_group, wire)
         self._shards = Shards()
-        LR.check(lr)
         numbers = {name: live.default for name, live in recipe.live.items()}
+        groups = listed(params)
+        self._sharing.know(tensors_of(groups))
         with self._sharing.compared(self._describe):
-            super().__init__(listed(params), {"lr": lr, **numbers, "maximize": maximize})
+            LR.check(lr)
+            super().__init__(groups, {"lr": lr, **numbers, "maximize": maximize})
 
     # -- groups ------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: Group) -> None:
         """Add parameters, before or after steps; see the class for what a group may hold."""
-        group = dict(param_group)
-        recipe = group.pop("recipe", self._recipe)
-        views = group.pop("views", None)
+        group = read_once(dict(param_group))
+        self._sharing.know(tensors_of([group]))
+        before = len(self.param_groups)
+        try:
+            with self._sharing.compared(self._describe):
+                self._add(group)
+        except Exception:
+            for refused in self.param_groups[before:]:
+                self._sharing.dismiss(refused["params"])
+            del self.param_groups[before:]
+            raise
+        offer_momentum(self.defaults, (self._recipes[g["recipe"]] for g in self.param_groups))
+
+    def _add(self, group: Group) -> None:
+        """Complete a new group, and let torch check and keep it."""
+        recipe, views = group.pop("recipe", self._recipe), group.pop("views", None)
         complete(group, recipe, self.defaults["lr"], self.skipped_steps)
         keys = set(group)
         super().add_param_group(group)
         for key in self.defaults.keys() - keys - {"maximize"}:
             del group[key]  # torch fills in every default; a group keeps what its recipe reads
-        try:
-            with self._sharing.compared(self._describe):
-                self._register(group, recipe, views)
-        except Exception:
-            self._sharing.dismiss(self.param_groups.pop()["params"])
-            raise
-        offer_momentum(self.defaults, (self._recipes[g["recipe"]] for g in self.param_groups))
+        self._register(group, recipe, views)
 
     def _register(self, group: Group, recipe: Recipe, views: Any) -> None:
         """Check every parameter of a new group, then create all state."""
         params = group["params"]
-        self._sharing.know(params)
         names = group.get("param_names") or [f"of shape {tuple(p.shape)}" for p in params]
         chosen = {
             p: checked_view(name, p, view, recipe)
@@ -147,24 +158,20 @@ class Optimizer(torch.optim.Optimizer):
         self._recipes[group["recipe"]] = recipe
         self._sharing.admit(dict(zip(params, names, strict=True)), self._views, recipe)
         for parameter in params:
-            self.state[parameter] = self._initial_state(parameter, recipe)
+            self.state[parameter] = fresh_state(self, parameter, recipe)
 
     def _describe(self, parameter: Tensor) -> str:
         """What must be the same on every rank that holds the parameter."""
         group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
-        return f"{lies(parameter)}, {self._views[parameter]}, {group['recipe']}"
-
-    def _initial_state(self, parameter: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """Fresh state; that of a shared matrix lies with its owner and only its count here."""
-        if share := self._sharing.shares.get(parameter):
-            share.reset()
-            return fresh_count()
-        return initial_shard_state(
-            parameter, self._shards.of(parameter), self._views[parameter], recipe
+        numbers = {key: plain(group[key]) for key in self.keys_of(group)}
+        options = f"guard={self._guard}, stagger={self._stagger}, wire={self._sharing.wire}"
+        return ", ".join(
+            map(str, (lies(parameter), self._views[parameter], group["recipe"], numbers, options))
         )
 
     def _bucketed(self) -> Bucketed:
         """The buckets of every group, made anew when groups or parameters were changed."""
+        follow(self)
         if self._seen != self._signature():
             recipes = [self._recipes[group["recipe"]] for group in self.param_groups]
             self._buckets = [
@@ -187,7 +194,7 @@ class Optimizer(torch.optim.Optimizer):
     def _buckets_of(self, index: int, group: Group, recipe: Recipe) -> list[Bucket]:
         params = dict.fromkeys(group["params"])  # one given twice (torch warns) is stepped once
         for parameter in params:
-            self._settle(parameter, recipe)
+            settle(self, parameter, recipe)
         members = [m for p in params for m in members_of(self._stepped(p), self._views[p], recipe)]
         members = with_phases(members, self._stagger)
         return make_buckets(recipe, self._sharing.without_shares(index, members))
@@ -195,23 +202,6 @@ class Optimizer(torch.optim.Optimizer):
     def _stepped(self, parameter: Tensor) -> Tensor:
         """What a bucket steps: the parameter, or this rank's shard of it."""
         return parameter if parameter in self._sharing.shares else self._shards.of(parameter)
-
-    def _settle(self, parameter: Tensor, recipe: Recipe) -> None:
-        """Fit view and state to a parameter that was replaced, cast or moved, or lost its state."""
-        if parameter not in self._views:
-            name = self.name_of(parameter)
-            self._views[parameter] = checked_view(name, parameter, None, recipe)
-            self._sharing.admit({parameter: name}, self._views, recipe)
-        share = self._sharing.shares.get(parameter)
-        whole = initial_state(parameter, self._views[parameter], recipe, "meta")
-        blank = fresh_count() if share else whole
-        if not blank.keys() <= self.state[parameter].keys():
-            self.state[parameter] = self._initial_state(parameter, recipe)
-        for name, empty in blank.items():
-            device = empty.device if name == "step" else parameter.device
-            self.state[parameter][name] = self.state[parameter][name].to(device, empty.dtype)
-        if share:
-            share.settle()
 
     def keys_of(self, group: Group) -> list[str]:
         """What a group must hold for a step."""
@@ -250,17 +240,21 @@ class Optimizer(torch.optim.Optimizer):
         loss, error = None, None
         bucketed: Bucketed = []
         ready: dict[Tensor, Tensor] = {}
+        numbers: list[dict[str, Any]] = []
         try:
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
             bucketed, ready = self._bucketed(), dict(self._ready())
+            numbers = [present_numbers(group, recipe) for group, recipe, _ in bucketed]
         except Exception as raised:
             error = raised  # raised again as soon as the other ranks know
         answer = self._sharing.ask(ready, self._guard, error)
         grads = self._sharing.gradients(ready, answer)
         if factor := self._may_step(grads, answer.norm):
-            self._advance(bucketed, grads, factor)
+            signs = [-factor if group["maximize"] else factor for group, _, _ in bucketed]
+            jobs = [Job(*of_group, self._run) for of_group in zip(numbers, signs, strict=True)]
+            self._advance([buckets for _, _, buckets in bucketed], jobs, grads)
         return loss
 
     def _ready(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -279,14 +273,10 @@ class Optimizer(torch.optim.Optimizer):
         judged = inspect(list(grads.values()), norm, entries, self._sharing.largest)
         return permitted(self.param_groups, *judged)
 
-    def _advance(self, bucketed: Bucketed, grads: Mapping[Tensor, Tensor], factor: float) -> None:
-        steps = {p: int(self.state[p]["step"]) + 1 for p in grads}
-        jobs = [
-            Job(present_numbers(group, recipe), -factor if group["maximize"] else factor, self._run)
-            for group, recipe, _ in bucketed
-        ]
-        now = Step(grads, steps, jobs)
-        buckets = [group_buckets for _, _, group_buckets in bucketed]
+    def _advance(
+        self, buckets: list[list[Bucket]], jobs: list[Job], grads: Mapping[Tensor, Tensor]
+    ) -> None:
+        now = Step(grads, {p: int(self.state[p]["step"]) + 1 for p in grads}, jobs)
         error = step_shards(self._shards, self.state, buckets, self._sharing.alone(now))
         self._sharing.tell(self._sharing.step(now) or error)
         if grads:  # other ranks may have some where this one has none
@@ -336,8 +326,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             DistributedError: other ranks did not call it.
         """
-        if self._sharing.shares:
-            self._sharing.meet("state_dict()")
+        self._bucketed()  # state for what was put into the groups since the last step
         return checkpoint.dump(self, super().state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -346,6 +335,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             CheckpointError: another model, recipe or view; before anything changed.
         """
+        self._bucketed()
         checkpoint.load(self, state_dict, super().load_state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

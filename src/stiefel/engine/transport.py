@@ -131,8 +131,19 @@ def _group(world: dist.ProcessGroup, ranks: tuple[int, ...]) -> dist.ProcessGrou
 
 
 def globally(group: dist.ProcessGroup | None) -> tuple[int, ...]:
-    """The global ranks of a group; none of None. Unlike a group they can be copied and pickled."""
-    return () if group is None else tuple(dist.get_process_group_ranks(group))
+    """The global ranks of a group; none of None. Unlike a group they can be copied and pickled.
+
+    Raises:
+        ParameterError: no group, or one without this rank.
+    """
+    if group is None:
+        return ()
+    if not isinstance(group, dist.ProcessGroup):
+        raise ParameterError(
+            f"process_group={group!r} is no process group of this rank: give None, or the group "
+            "of the ranks that hold the same parameters, such as torch.distributed.group.WORLD"
+        )
+    return tuple(dist.get_process_group_ranks(group))
 
 
 def team_of(parameter: Tensor, replicas: tuple[int, ...]) -> Team | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stiefel.engine.bucket import grad_dtype
 from stiefel.engine.distributed.layout import Layout
 from stiefel.engine.distributed.routes import Key, Place, Route, Transit
 from stiefel.engine.guard import total_norm
@@ -161,10 +162,12 @@ def _fetched(
     parts: dict[Key, Tensor] = {}
     transits: list[Transit] = []
     for number, member in enumerate(members):
+        key, dtype = ("grad", number), grad_dtype(member.parameter)
         part = grads.get(member.parameter)
-        key = ("grad", number)
+        # All ranks must pack alike, whatever dtype a gradient was given.
         parts[key] = torch.zeros_like(local(member.parameter)) if part is None else part
-        transits += _copies(key, member, [ranks[number] for ranks in has], parts[key].dtype)
+        parts[key] = parts[key].to(dtype)
+        transits += _copies(key, member, [ranks[number] for ranks in has], dtype)
     route = Route(team.me, len(team), transits)
     route.send(parts, team.wire, team.device).unpack(parts)
     return {m.parameter: parts["grad", number] for number, m in enumerate(members)}

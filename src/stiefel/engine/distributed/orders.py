@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stiefel.engine.bucket import compute_dtype
+from stiefel.engine.bucket import compute_dtype, grad_dtype
 from stiefel.engine.distributed.lots import Lot, gathered, returned
 from stiefel.engine.distributed.routes import Transit
 from stiefel.engine.distributed.share import Share
@@ -147,8 +147,8 @@ class Order:
 
     def gathers(self) -> dict[str, torch.dtype]:
         """What goes to the owner, and as what."""
-        share = self.share
-        return gathers(self.manner, self.whole, share.grad_dtype, share.parameter.dtype, self.wire)
+        own = self.share.parameter
+        return gathers(self.manner, self.whole, grad_dtype(own), own.dtype, self.wire)
 
     def coming(self, me: int) -> Iterator[Transit]:
         """The way to the owner."""

@@ -105,20 +105,25 @@ class Round:
 
     def step(self, delivery: Delivery, now: Step) -> Exception | None:
         """Step the lots that this rank owns; what went wrong is returned, for others wait."""
+        try:
+            self._step_owned(self._taken_in(delivery, now), now)
+        except Exception as error:
+            for order in self.mine:
+                if order.manner is Manner.UPDATE:
+                    nothing_moves = order.stand_in.new_zeros(())
+                    order.stand_in.data = nothing_moves.expand(order.stand_in.shape)
+            return error
+        return None
+
+    def _taken_in(self, delivery: Delivery, now: Step) -> dict[Tensor, Tensor]:
+        """The gradients of the stand-ins, which get the memory of their weights."""
         room = self._room()
         delivery.unpack(room)
         grads: dict[Tensor, Tensor] = {}
         for order in self.mine:
             weight, grads[order.stand_in] = self._at_owner(order, room, now)
             order.stand_in.data = weight
-        try:
-            self._step_owned(grads, now)
-        except Exception as error:
-            for order in self.mine:
-                if order.manner is Manner.UPDATE:
-                    order.stand_in.zero_()
-            return error
-        return None
+        return grads
 
     def _room(self) -> dict[Key, Tensor]:
         """Memory for what arrives, and for what is made of it."""
@@ -152,8 +157,21 @@ class Round:
             tensors, self.team.wire if self.returns else nothing, self.team.device
         )
 
-    def finish(self, delivery: Delivery, now: Step) -> None:
-        """Take the results in: new weights as they are, updates by the recipes' last slots."""
+    def finish(self, delivery: Delivery, now: Step) -> Exception | None:
+        """Take the results in: new weights as they are, updates by the recipes' last slots.
+
+        What went wrong is returned, for others wait.
+        """
+        failed: Exception | None = None
+        try:
+            self._take_results(delivery, now)
+        except Exception as error:
+            failed = error
+        for order in self.mine:  # a stand-in has memory during a step only
+            order.stand_in.data = order.share.blank(order.lot.unit.box, order.dtype)
+        return failed
+
+    def _take_results(self, delivery: Delivery, now: Step) -> None:
         grads: dict[Tensor, Tensor] = {}
         steps: dict[Tensor, int] = {}
         for place, values in delivery.arrived():
@@ -166,8 +184,6 @@ class Round:
                 patch.data, grads[patch], steps[patch] = shard, values, now.steps[parameter]
         for group, bucket in self.applied:
             bucket.step({}, steps, grads, replace(now.jobs[group], factor=1.0))
-        for order in self.mine:  # a stand-in has memory during a step only
-            order.stand_in.data = order.share.blank(order.lot.unit.box, order.dtype)
 
 
 def play(rounds: Sequence[Round], now: Step) -> Exception | None:
@@ -180,15 +196,15 @@ def play(rounds: Sequence[Round], now: Step) -> Exception | None:
         failed = round.step(coming.pop(0), now) or failed
         giving.append((round, round.give()))
         if place:
-            _finish(giving.pop(0), now)
+            failed = _finish(giving.pop(0), now) or failed
     for last in giving:
-        _finish(last, now)
+        failed = _finish(last, now) or failed
     return failed
 
 
-def _finish(given: tuple[Round, Delivery], now: Step) -> None:
+def _finish(given: tuple[Round, Delivery], now: Step) -> Exception | None:
     round, delivery = given
-    round.finish(delivery, now)
+    return round.finish(delivery, now)
 
 
 def make_rounds(team: Team, orders: Sequence[Order], stacked: bool = True) -> list[Round]:

@@ -75,11 +75,6 @@ class Share:
                 state = self.state[stand_in]
                 state[name] = state[name].to(device, like.dtype)
 
-    @property
-    def grad_dtype(self) -> torch.dtype:
-        """Of the gradients; users may ask torch for one that is not the parameter's."""
-        return self.parameter.grad_dtype or self.parameter.dtype
-
     def members(self, lot: Lot) -> list[Member]:
         """The blocks of a lot as a bucket takes them, with the phases of the whole parameter's."""
         found = members_of(self.owned[lot], lot.unit.view, self.recipe)

@@ -58,7 +58,8 @@ class Ranks:
 
     def __init__(self) -> None:
         self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.distributed.preload"])
+        # torch imports the second by itself, slowly, at the first step of a sharded model.
+        self._context.set_forkserver_preload(["tests.distributed.preload", "torch._dynamo"])
         self._folder = tempfile.TemporaryDirectory()
         self._count = 0
         self._processes: list[Any] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
     set_state_dict,
 )
 from torch.distributed.tensor import DTensor
 
 import stiefel
+from stiefel.engine import transport
 from stiefel.engine.transport import local, whole
+from stiefel.errors import CheckpointError, DistributedError
+from stiefel.recipes import REGISTRY, ROUTINGS
 from tests.distributed.cases import Pair, random, spread_as
 from tests.distributed.ranks import Ranks
 from tests.distributed.test_wrappers import Model, batch, ddp, double, fsdp, loss_of, plain
@@ -98,6 +104,13 @@ def test_resume_on_another_number_of_ranks(
     ranks.run(after[0], resume, str(tmp_path), after[1], recipe)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted({*REGISTRY, *ROUTINGS} - {*RECIPES}))
+def test_every_kind_of_state(ranks: Ranks, tmp_path: Path, recipe: str) -> None:
+    ranks.run(4, save, str(tmp_path), "fsdp", recipe)
+    ranks.run(1, resume, str(tmp_path), "ddp", recipe)
+
+
 def save_in_one_file(file: str, kind: str, recipe: str) -> None:
     model, opt = built(kind, recipe)
     train(model, opt, range(4))
@@ -134,6 +147,24 @@ def test_one_file(ranks: Ranks, tmp_path: Path, before: Any, after: Any, recipe:
     file = str(tmp_path / "one.pt")
     ranks.run(before[0], save_in_one_file, file, before[1], recipe)
     ranks.run(after[0], resume_from_one_file, file, after[1], recipe)
+
+
+def resume_from_what_one_rank_has_read(file: str, kind: str, recipe: str) -> None:
+    model, opt = built(kind, recipe)
+    first = dist.get_rank() == 0
+    saved = torch.load(file, weights_only=True) if first else {"model": {}, "optim": {}}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, saved["model"], options=options)
+    set_optimizer_state_dict(model, opt, saved["optim"], options=options)
+    train(model, opt, range(4, 8))
+    check_uninterrupted(model, recipe, 8)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_only_one_rank_reads_the_file(ranks: Ranks, tmp_path: Path, kind: str) -> None:
+    file = str(tmp_path / "one.pt")
+    ranks.run(1, save_in_one_file, file, "plain", "soap")
+    ranks.run(2, resume_from_what_one_rank_has_read, file, kind, "soap")
 
 
 def exports_what_one_process_has(kind: str, recipe: str) -> None:
@@ -199,3 +230,89 @@ def stacks_go_through(kind: str, other: str) -> None:
 )
 def test_stacks(ranks: Ranks, world: int, kind: str, other: str) -> None:
     ranks.run(world, stacks_go_through, kind, other)
+
+
+# -- what goes wrong on one rank -------------------------------------------------------------------
+
+
+def save_all(opt: stiefel.Optimizer, state: Any) -> None:
+    opt.state_dict()
+
+
+def load_all(opt: stiefel.Optimizer, state: Any) -> None:
+    opt.load_state_dict(state)
+
+
+def load_nothing(opt: stiefel.Optimizer, state: Any) -> None:
+    opt.load_state_dict(None)  # type: ignore[arg-type]
+
+
+def load_without_state(opt: stiefel.Optimizer, state: Any) -> None:
+    opt.load_state_dict({**state, "state": {}})
+
+
+def hook(*_: Any) -> None:
+    raise OSError("no disk")
+
+
+def load_behind_a_hook(opt: stiefel.Optimizer, state: Any) -> None:
+    opt.register_load_state_dict_pre_hook(hook)
+    opt.load_state_dict(state)
+
+
+def save_behind_a_hook(opt: stiefel.Optimizer, state: Any) -> None:
+    opt.register_state_dict_pre_hook(hook)
+    opt.state_dict()
+
+
+def fails_on_the_last(call: Any, wrong: Any, words: str) -> None:
+    """All ranks raise, nothing has changed, and training goes on."""
+    model, opt = built("fsdp", "muon")
+    train(model, opt, range(2))
+    state, last = opt.state_dict(), dist.get_world_size() - 1
+    if dist.get_rank() == last:
+        with pytest.raises(Exception, match=words):
+            wrong(opt, state)
+    else:
+        with pytest.raises(DistributedError, match=f"^rank {last}: .*{words}"):
+            call(opt, state)
+    train(model, opt, range(2, 4))
+    check_uninterrupted(model, "muon", 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "words"),
+    [
+        (load_all, load_nothing, "'NoneType' object"),
+        (load_all, load_without_state, "the checkpoint has nothing"),
+        (load_all, load_behind_a_hook, "no disk"),
+        (save_all, save_behind_a_hook, "no disk"),
+    ],
+)
+def test_an_error_on_one_rank_reaches_all(ranks: Ranks, call: Any, wrong: Any, words: str) -> None:
+    ranks.run(2, fails_on_the_last, call, wrong, words)
+
+
+def only_one_loads() -> None:
+    transport.PATIENCE = timedelta(seconds=1)
+    opt = built("fsdp", "muon")[1]
+    state = opt.state_dict()
+    if dist.get_rank() == 0:
+        opt.load_state_dict(state)
+    else:
+        time.sleep(2)
+
+
+def test_a_lonely_load_state_dict_is_an_error(ranks: Ranks) -> None:
+    with pytest.raises(AssertionError, match=r"load_state_dict\(\) was not called on every"):
+        ranks.run(2, only_one_loads)
+
+
+def test_an_error_names_wrapped_recipes_whole() -> None:
+    a, b = (nn.Parameter(torch.ones(3, 2)) for _ in range(2))
+    groups: list[Any] = [{"params": [a]}, {"params": [b], "recipe": stiefel.adamw()}]
+    two = stiefel.Optimizer(groups, stiefel.averaged(stiefel.muon())).state_dict()
+    one = stiefel.Optimizer([a], stiefel.lookahead(stiefel.muon()))
+    words = r"2 param groups \(averaged\(muon\), adamw\), this optimiser 1 \(lookahead\(muon\)\)"
+    with pytest.raises(CheckpointError, match=words):
+        one.load_state_dict(two)

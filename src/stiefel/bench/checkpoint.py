@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from stiefel.bench.training import Event, Run
 
 # What torch.load, or a look at its result, raises for a file that is not what it should be.
-_DAMAGE = (
+DAMAGE = (
     AttributeError,
     EOFError,
     LookupError,
@@ -68,14 +69,23 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; torch executes no code from it (`weights_only`)."""
     if not path.is_file():
         raise missing(path)
-    with path.open("rb") as file, suppress(*_DAMAGE):
-        # torch.load does not compare the checksums that it stores; a flipped bit would pass.
-        if zipfile.ZipFile(file).testzip() is None:
-            file.seek(0)
-            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    with suppress(*DAMAGE):
+        if is_intact(path):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if content.keys() == {"identity", "state"}:
                 return content
     raise damaged(path)
+
+
+def is_intact(path: Path, start: int = 0, length: int = -1) -> bool:
+    """Whether the checksums hold in what torch.save wrote into (a part of) a file.
+
+    torch.load does not compare them; a flipped bit would pass.
+    """
+    with suppress(*DAMAGE), path.open("rb") as file:
+        file.seek(start)
+        return zipfile.ZipFile(BytesIO(file.read(length))).testzip() is None
+    return False
 
 
 def missing(path: Path) -> CheckpointError:
@@ -91,6 +101,15 @@ def damaged(path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path} is damaged or no checkpoint of stiefel: delete it and start the run again, "
         "or restore a copy."
+    )
+
+
+def unwritten(path: Path, reasons: Mapping[int, BaseException]) -> CheckpointError:
+    """Some processes could not write their share, for a reason each."""
+    said = "; ".join(f"rank {rank}: {error}" for rank, error in reasons.items())
+    return CheckpointError(
+        f"{path} was not written ({said}): mend that, and go on from the checkpoint before it with "
+        "--resume."
     )
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +13,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from stiefel.bench.checkpoint import damaged, missing, refuse_another
+from stiefel.bench.checkpoint import (
+    DAMAGE,
+    damaged,
+    is_intact,
+    missing,
+    refuse_another,
+    unwritten,
+)
 from stiefel.bench.gpt import GPT
 from stiefel.bench.settings import Parallel, Settings, SettingsError
 from stiefel.bench.text import Text
@@ -73,10 +81,18 @@ class ParallelRun(Run):
         super().__init__(settings, text)
 
     def save(self, path: Path) -> None:
-        """Write a folder into the folder `path`; the one before goes when this is complete."""
+        """Write a folder into the folder `path`; the one before goes when this is complete.
+
+        Raises:
+            CheckpointError: a process could not write its share; the one before is still there.
+        """
         new = path / f"step-{self.step:08}"
         content = {"identity": self.identity(), "state": self}
-        state_dict_saver.save(content, checkpoint_id=new)
+        try:
+            state_dict_saver.save(content, checkpoint_id=new)
+        except CheckpointException as error:
+            reasons = {rank: reason for rank, (reason, _) in error.failures.items()}
+            raise unwritten(new, reasons) from error
         if self._rank == 0:
             for old in set(path.iterdir()) - {new}:
                 shutil.rmtree(old)
@@ -86,9 +102,20 @@ class ParallelRun(Run):
         if not path.exists():
             raise missing(path)
         complete = sorted(path.glob("*/.metadata"))  # written when all else is on the disk
-        if not complete:
+        if not complete or not self._is_intact(complete[-1].parent):
             raise damaged(path)
         self._load(path, complete[-1].parent)
+
+    def _is_intact(self, folder: Path) -> bool:
+        """Whether all checksums in a folder hold; each process compares its share of them."""
+        entries: list[Any] = []
+        with suppress(*DAMAGE):
+            entries += FileSystemReader(folder).read_metadata().storage_data.values()
+        mine = entries[self._rank :: self._size]
+        hold = sum(is_intact(folder / e.relative_path, e.offset, e.length) for e in mine)
+        total = torch.tensor(float(hold), device=self.settings.device)
+        dist.all_reduce(total)
+        return 0 < len(entries) == total.item()
 
     def _load(self, path: Path, folder: Path) -> None:
         found = {"identity": self.identity()}

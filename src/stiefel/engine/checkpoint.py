@@ -6,7 +6,8 @@ rounds the float32 momentum of a bf16 parameter. Here every tensor keeps the dty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from stiefel.engine.transport import like, part_of
 from stiefel.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from stiefel.engine.distributed.sharing import Sharing
     from stiefel.engine.optimizer import Optimizer
 
 __all__ = ["dump", "load"]
@@ -30,20 +32,25 @@ def dump(optimizer: Optimizer, torch_dump: Callable[[], StateDict]) -> StateDict
 
     It goes in as the first post-hook, so that the user's own hooks see the dict complete.
     """
-
-    def fill(_: Any, made: StateDict) -> None:
-        for group, saved in zip(optimizer.param_groups, made["param_groups"], strict=True):
-            for parameter, key in zip(group["params"], saved["params"], strict=True):
-                if share := optimizer._sharing.shares.get(parameter):
-                    blank = optimizer.blank_state(parameter, group)
-                    del blank["step"]  # every rank counts
-                    made["state"][key] = {**made["state"][key], **exported(share, blank)}
-
-    handle = optimizer.register_state_dict_post_hook(fill, prepend=True)
-    try:
+    shares = optimizer._sharing.shares
+    if not shares:
         return torch_dump()
-    finally:
-        handle.remove()
+    with _agreed(optimizer._sharing, "state_dict()") as agree:
+
+        def fill(_: Any, made: StateDict) -> None:
+            agree()
+            for group, saved in zip(optimizer.param_groups, made["param_groups"], strict=True):
+                for parameter, key in zip(group["params"], saved["params"], strict=True):
+                    if share := shares.get(parameter):
+                        blank = optimizer.blank_state(parameter, group)
+                        del blank["step"]  # every rank counts
+                        made["state"][key] = {**made["state"][key], **exported(share, blank)}
+
+        handle = optimizer.register_state_dict_post_hook(fill, prepend=True)
+        try:
+            return torch_dump()
+        finally:
+            handle.remove()
 
 
 def load(
@@ -55,25 +62,45 @@ def load(
     dict, and the state goes in as the first post-hook, so that they see it complete.
     """
     checked: dict[Tensor, Checked] = {}
+    with _agreed(optimizer._sharing, "load_state_dict()") as agree:
 
-    def check(_: Any, given: StateDict) -> StateDict:
-        with optimizer._sharing.together():
+        def check(_: Any, given: StateDict) -> StateDict:
             checked.update(_checked_state(optimizer, given))
-        return {**given, "state": {}}
+            agree()
+            return {**given, "state": {}}
 
-    def fill(_: Any) -> None:
-        for parameter, entry in checked.items():
-            optimizer.state[parameter] = _placed(optimizer, parameter, *entry)
+        def fill(_: Any) -> None:
+            for parameter, entry in checked.items():
+                optimizer.state[parameter] = _placed(optimizer, parameter, *entry)
 
-    handles = [
-        optimizer.register_load_state_dict_pre_hook(check),
-        optimizer.register_load_state_dict_post_hook(fill, prepend=True),
-    ]
+        handles = [
+            optimizer.register_load_state_dict_pre_hook(check),
+            optimizer.register_load_state_dict_post_hook(fill, prepend=True),
+        ]
+        try:
+            torch_load(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _agreed(sharing: Sharing, call: str) -> Iterator[Callable[[], None]]:
+    """Ranks go on together from where they call what this gives: an error before is for all."""
+    met = False
+
+    def agree(error: Exception | None = None) -> None:
+        nonlocal met
+        met = True
+        sharing.meet(call)
+        sharing.tell(error)
+
     try:
-        torch_load(state_dict)
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield agree
+    except Exception as error:
+        if not met:
+            agree(error)
+        raise
 
 
 def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Tensor, Checked]:
@@ -102,8 +129,9 @@ def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Tensor, Check
 
 
 def _methods(groups: list[dict[str, Any]]) -> str:
-    """The names of the groups' recipes: ``muon, adamw``."""
-    return ", ".join(str(group.get("recipe", "no recipe")).split("(")[0] for group in groups)
+    """The names of the groups' recipes: ``averaged(muon), adamw``."""
+    # A fingerprint goes on with the recipe's fields, of which `apply` is the first.
+    return ", ".join(str(g.get("recipe", "no recipe")).partition("(apply=")[0] for g in groups)
 
 
 def _check_group(

@@ -14,6 +14,7 @@ from torch.linalg import eigvalsh, matrix_norm, svdvals
 from stiefel.linalg import METHODS, NewtonSchulz, polar
 from stiefel.linalg.deflation import LEVELLING, deflate
 from stiefel.linalg.minimax import minimax
+from tests.linalg.spectra import cosine, orthonormal, svd_polar, with_values
 
 SHAPES = [(16, 24), (64, 64), (40, 160)]
 shapes = pytest.mark.parametrize(("m", "n"), SHAPES)
@@ -36,16 +37,9 @@ def spectrum(name: str, m: int) -> Tensor:
 HEAVY = ["log", "1/i", "1/i^2", "outliers"]
 
 
-def orthonormal(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:
-    """Orthonormal columns."""
-    gaussian = torch.randn(rows, columns, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(gaussian)[0]
-
-
 def matrix(S: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
     """With these singular values, random singular vectors, and Frobenius norm 3."""
-    m = len(S)
-    X = (orthonormal(m, m, generator) * S) @ orthonormal(n, m, generator).mT
+    X = with_values(S, len(S), n, generator)
     return X * (3 / matrix_norm(X))
 
 
@@ -57,15 +51,6 @@ def deflated(X: Tensor, k: int | None = None) -> Tensor:
 def operator(X: Tensor, k: int | None = None) -> Tensor:
     """The H of ``deflate(X) = H X``; X has full row rank."""
     return deflated(X, k) @ torch.linalg.pinv(X, rtol=1e-15)
-
-
-def svd_polar(X: Tensor) -> Tensor:
-    U, _, Vh = torch.linalg.svd(X, full_matrices=False)
-    return U @ Vh
-
-
-def cosine(A: Tensor, B: Tensor) -> float:
-    return float((A * B).sum() / (matrix_norm(A) * matrix_norm(B)))
 
 
 # -- H -------------------------------------------------------------------------------------------
@@ -141,7 +126,7 @@ def test_turns_with_the_longer_side() -> None:
 def test_turns_with_the_shorter_side_up_to_its_bias(seed: int, name: str) -> None:
     """The polar factor itself does exactly, and each side is within its own bias of it."""
     generator = torch.Generator().manual_seed(seed)
-    X, left = matrix(spectrum(name, 16), 24, generator), orthonormal(16, 16, generator)
+    X, left = matrix(spectrum(name, 16), 24, generator), orthonormal(16, 16, generator=generator)
     exact = svd_polar(X)
     bias = matrix_norm(svd_polar(deflated(X)) - exact)
     of_turned = matrix_norm(svd_polar(deflated(left @ X)) - left @ exact)

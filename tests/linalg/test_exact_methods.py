@@ -13,6 +13,7 @@ from stiefel.errors import MatrixError
 from stiefel.linalg.methods.decomposed import GramEigh, Svd
 from stiefel.linalg.methods.qdwh import Qdwh
 from stiefel.linalg.methods.zolo import Zolo
+from tests.linalg.spectra import orthonormal
 
 Method = Callable[[Tensor], Tensor]
 DECOMPOSED, ITERATED = [Svd(), GramEigh()], [Qdwh(), Zolo()]
@@ -24,11 +25,6 @@ EPS = torch.finfo(torch.float64).eps
 
 def over(methods: list[Method]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", methods, ids=lambda each: type(each).__name__)
-
-
-def orthonormal(*shape: int, generator: torch.Generator | None = None) -> Tensor:
-    """Orthonormal columns."""
-    return torch.linalg.qr(torch.randn(shape, dtype=torch.float64, generator=generator))[0]
 
 
 def matrix(S: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from stiefel.linalg.low_rank import (
     range_finder,
     truncated_svd,
 )
+from tests.linalg.spectra import with_values
 
 methods = pytest.mark.parametrize("method", ["exact", "randomised"])
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -54,11 +55,6 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def of_rank(rank: int, *shape: int) -> Tensor:
     *batch, m, n = shape
     return random(*batch, m, rank, seed=1) @ random(*batch, rank, n, seed=2)
-
-
-def with_spectrum(S: Tensor, m: int, n: int) -> Tensor:
-    U, V = (torch.linalg.qr(random(size, len(S), seed=i)).Q for i, size in enumerate((m, n)))
-    return U @ torch.diag(S) @ V.mT
 
 
 def defect(Q: Tensor) -> float:
@@ -139,7 +135,7 @@ def test_basis_is_orthonormal(
 @pytest.mark.parametrize(("m", "n"), [(12, 8), (8, 12)])
 def test_basis_is_that_of_the_powers(m: int, n: int, power: int) -> None:
     """The projector on ``(X X^T)^q X Omega``, on a spectrum that float64 carries to the power."""
-    X = with_spectrum(torch.linspace(1, 0.5, 8, dtype=torch.float64), m, n)
+    X = with_values(torch.linspace(1, 0.5, 8, dtype=torch.float64), m, n)
     Y = torch.linalg.matrix_power(X @ X.mT, power) @ X @ gaussian(n, 5, X, seed=4)
     Q = range_finder(X, 3, oversampling=2, power=power, seed=4)
     torch.testing.assert_close(Q @ Q.mT, Y @ torch.linalg.pinv(Y), rtol=0, atol=1e-10)
@@ -147,7 +143,7 @@ def test_basis_is_that_of_the_powers(m: int, n: int, power: int) -> None:
 
 def test_small_directions_survive_the_power_steps() -> None:
     """Of the smallest one the bare power would leave 1e-84."""
-    X = with_spectrum(torch.logspace(0, -12, 8, dtype=torch.float64), 20, 30)
+    X = with_values(torch.logspace(0, -12, 8, dtype=torch.float64), 20, 30)
     Q = range_finder(X, 8, oversampling=0, power=3)
     assert float((X - Q @ (Q.mT @ X)).norm()) < 1e-14
 
@@ -174,7 +170,7 @@ def test_mean_error_obeys_the_theorem(decay: float) -> None:
     """Theorem 10.5 of Halko, Martinsson & Tropp for no power step; each step only helps."""
     rank, extra = 4, 3
     S = torch.arange(1, 16, dtype=torch.float64) ** -decay
-    X = with_spectrum(S, 20, 15)
+    X = with_values(S, 20, 15)
 
     def error(power: int) -> Tensor:
         errors = []
@@ -244,7 +240,7 @@ def test_randomised_is_that_of_the_projection() -> None:
 
 def test_randomised_defaults_find_a_decaying_spectrum() -> None:
     """Half a per cent of the optimum where the spectrum falls like 1/i, far from all columns."""
-    X = with_spectrum(1 / torch.arange(1, 61, dtype=torch.float64), 80, 60)
+    X = with_values(1 / torch.arange(1, 61, dtype=torch.float64), 80, 60)
     best = float((X - product(truncated_svd(X, 8))).norm())
     for seed in range(5):
         ours = truncated_svd(X, 8, method="randomised", seed=seed)

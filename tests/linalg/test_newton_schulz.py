@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -60,10 +61,13 @@ def lengths(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 @tables
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (3, 6, 9)])
+@pytest.mark.parametrize("stacked", [False, True])
 def test_rescaled_is_the_polynomial_of_the_rescaled_singular_values(
-    name: str, shape: tuple[int, ...]
+    name: str, shape: tuple[int, ...], stacked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Divided by the Schatten-8 norm, and by the table's headroom."""
+    """Divided by the Schatten-8 norm, and by the table's headroom; by numbers or by tensors."""
+    door = importlib.import_module("stiefel.linalg.polar")  # stiefel.linalg.polar is the function
+    monkeypatch.setattr(door, "stacking_pays", lambda m, n, device: stacked)
     X = torch.randn(shape, dtype=torch.float64)
     for steps in (None, 2):
         expected = spectral(X, TABLES[name].image(svdvals(X) / schatten_8(X), steps))
@@ -184,6 +188,15 @@ def test_long_runs_lose_what_a_lifted_spectrum_has_not() -> None:
         for runs in ((1, 1, 1, 1, 1), (5,))
     ]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-2, 1e-1])
+@pytest.mark.parametrize("m", [2, 3, 6])
+def test_no_run_goes_to_infinity(m: int, noise: float) -> None:
+    """From an eigenvalue that rounding in bfloat16 made negative, as it does of such matrices."""
+    outlier = torch.randn(400, m, 1).sign() @ torch.randn(400, 1, 8 * m + 1).sign()
+    P = polar(outlier + noise * torch.randn_like(outlier), method="gram")
+    assert float(matrix_norm(P, 2).max()) < 2.5
 
 
 @tables

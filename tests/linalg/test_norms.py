@@ -20,6 +20,7 @@ from stiefel.linalg.norms import (
     spectral_norm,
     stable_rank,
 )
+from tests.linalg.spectra import with_values
 
 Measure = Callable[[Tensor], Tensor]
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 5), (4, 9), (9, 4), (3, 4, 9), (2, 3, 9, 4)]
@@ -55,15 +56,6 @@ measures = pytest.mark.parametrize(
         pytest.param(lambda X: power_iteration(X).sigma, 1, id="power"),
     ],
 )
-
-
-def with_spectrum(S: Tensor, m: int, n: int, seed: int = 0) -> Tensor:
-    """A random matrix `[m, n]` with the singular values ``S``."""
-    generator = torch.Generator().manual_seed(seed)
-    k = len(S)
-    sides = [torch.randn(size, k, dtype=torch.float64, generator=generator) for size in (m, n)]
-    U, V = (torch.linalg.qr(side).Q for side in sides)
-    return U @ torch.diag(S) @ V.mT
 
 
 @names
@@ -150,7 +142,12 @@ def test_strides_and_input(measure: Measure, degree: int) -> None:
 def test_inequalities(m: int, n: int, decay: float, p: float, seed: int) -> None:
     """What the measures owe each other, on flat and steep spectra."""
     k = min(m, n)
-    X = with_spectrum(10.0 ** -(decay * torch.arange(k, dtype=torch.float64)), m, n, seed)
+    X = with_values(
+        10.0 ** -(decay * torch.arange(k, dtype=torch.float64)),
+        m,
+        n,
+        torch.Generator().manual_seed(seed),
+    )
     sigma, bound = spectral_norm(X), spectral_norm(X, method="bound")
     up = 1 + 1e-12
     assert sigma <= bound * up and bound <= sigma * k ** (1 / 8) * up
@@ -166,7 +163,7 @@ def test_inequalities(m: int, n: int, decay: float, p: float, seed: int) -> None
 def test_condition_to_1e12(kappa: float, m: int, n: int) -> None:
     """The error of a singular value is a few roundings of the largest: eps kappa of kappa."""
     S = torch.logspace(0, -math.log10(kappa), 12, dtype=torch.float64)
-    ours = float(condition_number(with_spectrum(S, m, n)))
+    ours = float(condition_number(with_values(S, m, n)))
     assert ours == pytest.approx(kappa, rel=10 * 2.3e-16 * kappa + 1e-14)
 
 
@@ -182,13 +179,13 @@ def test_condition_of_singular_matrices(m: int, n: int) -> None:
     factors = torch.randn(6, m, 5, dtype=torch.float64), torch.randn(6, 5, n, dtype=torch.float64)
     X = factors[0] @ factors[1]
     assert bool(condition_number(X).isinf().all())
-    X[0] = with_spectrum(torch.ones(9, dtype=torch.float64), m, n)
+    X[0] = with_values(torch.ones(9, dtype=torch.float64), m, n)
     assert condition_number(X).isinf().tolist() == [False] + 5 * [True]
 
 
 @pytest.mark.parametrize("method", ["exact", "power", "bound"])
 def test_spectral_gradient_is_the_outer_product(method: str) -> None:
-    X = with_spectrum(torch.tensor([3.0, 1e-3, 1e-4]).double(), 5, 4).requires_grad_()
+    X = with_values(torch.tensor([3.0, 1e-3, 1e-4]).double(), 5, 4).requires_grad_()
     spectral_norm(X, method=method).backward()
     U, _, Vh = torch.linalg.svd(X.detach(), full_matrices=False)
     torch.testing.assert_close(X.grad, torch.outer(U[:, 0], Vh[0]), rtol=0, atol=1e-9)
@@ -198,7 +195,7 @@ def test_spectral_gradient_is_the_outer_product(method: str) -> None:
 def test_gradients(measure: Measure, degree: int) -> None:
     """Right at a generic matrix (at the power iteration's limit), finite at a zero one."""
     S = torch.tensor([4.0, 1.0, 0.7]).double()
-    X = with_spectrum(S, 5, 3).requires_grad_()
+    X = with_values(S, 5, 3).requires_grad_()
     assert torch.autograd.gradcheck(measure, (X,))
     Z = torch.zeros(5, 3, requires_grad=True)
     if degree == 1:

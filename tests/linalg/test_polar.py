@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stiefel.errors import MatrixError, RecipeError
 from stiefel.linalg import METHODS, TABLES, NewtonSchulz, PolarInfo, Qdwh, polar
+from tests.linalg.spectra import cosine, orthonormal, svd_polar, true_defect, with_values
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 5), (4, 9), (9, 4), (3, 4, 9), (2, 3, 9, 4)]
@@ -46,15 +47,6 @@ def stacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(door, "stacking_pays", lambda m, n, device: request.param == "as one")
 
 
-def orthonormal(rows: int, columns: int) -> Tensor:
-    """Orthonormal columns."""
-    return torch.linalg.qr(torch.randn(rows, columns, dtype=torch.float64))[0]
-
-
-def with_values(S: Tensor, m: int, n: int) -> Tensor:
-    return (orthonormal(m, len(S)) * S) @ orthonormal(n, len(S)).mT
-
-
 def mild(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Condition number 3: every method sends every singular value into its band."""
     count = torch.Size(shape[:-2]).numel()
@@ -67,17 +59,6 @@ def between(low: float, high: float, *shape: int) -> Tensor:
     """Random signs and magnitudes; in every dtype exactly, so that powers of two round nothing."""
     size = torch.empty(shape, dtype=torch.float64).uniform_(low, high).bfloat16().half().double()
     return size * torch.randn(shape, dtype=torch.float64).sign()
-
-
-def svd_polar(X: Tensor) -> Tensor:
-    U, _, Vh = torch.linalg.svd(X.double(), full_matrices=False)
-    return U @ Vh
-
-
-def true_defect(U: Tensor) -> Tensor:
-    U = U.double().mT if U.shape[-2] > U.shape[-1] else U.double()
-    m = U.shape[-2]
-    return torch.linalg.matrix_norm(U @ U.mT - torch.eye(m, dtype=torch.float64)) / m**0.5
 
 
 # -- the answer ----------------------------------------------------------------------------------
@@ -325,8 +306,8 @@ def test_finite_input_gives_finite_factors(
 ) -> None:
     """And none of a spectral norm that the polynomials do not have.
 
-    But for a run on the Gram matrix of a spectrum not lifted yet: what is left in 16 bits of a
-    small eigenvalue may be negative, and grows beyond 1.
+    But for runs on the Gram matrix of a spectrum not lifted yet: rounding in 16 bits moves a small
+    eigenvalue to where they give up to 2.
     """
     chosen = METHODS[method]
     if isinstance(chosen, NewtonSchulz) and not chosen.table.survives_16_bits:
@@ -340,7 +321,8 @@ def test_finite_input_gives_finite_factors(
     lifted = getattr(chosen, "gram_runs", ())[:1] in ((), (1,)) or info.dtype.itemsize > 2
     for factors, defects in ((P, info.defect), (Q, of_one.defect)):
         assert factors.isfinite().all() and defects.isfinite().all()
-        assert not lifted or float(torch.linalg.matrix_norm(factors.double(), 2).max()) < 1.4
+        norm = float(torch.linalg.matrix_norm(factors.double(), 2).max())
+        assert norm < (1.4 if lifted else 2.5)
 
 
 # -- invariance ----------------------------------------------------------------------------------
@@ -404,6 +386,15 @@ STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("method", ITERATED)
+@pytest.mark.parametrize("shape", [(9, 20), (20, 9), (3, 9, 20), (3, 20, 9), (9, 9)])
+def test_lies_in_memory_as_its_argument(method: str, shape: tuple[int, ...], stacks: None) -> None:
+    """An optimiser adds it to what lies so too: across the rows that takes nine times as long."""
+    X = torch.randn(shape)
+    for Y in (X, X.mT):
+        assert polar(Y, method=method).stride() == Y.stride()
+
+
 @methods
 def test_strides_are_free_and_input_untouched(method: str) -> None:
     for strided in STRIDES.values():
@@ -447,8 +438,7 @@ def test_outliers_do_not_drown_the_rest(method: str, products: torch.dtype) -> N
     X[:2] += 10 * torch.randn(2, 16, 1) @ torch.randn(2, 1, 24)
     for Y in (X, X[0]):
         ours, exact = polar(Y, method=method, dtype=products), svd_polar(Y)
-        cosine = (ours * exact).sum((-2, -1)) / ours.norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
-        assert float(cosine.min()) > 0.93
+        assert float(cosine(ours, exact).min()) > 0.93
 
 
 @pytest.mark.parametrize(

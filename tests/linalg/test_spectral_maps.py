@@ -10,6 +10,7 @@ from torch.linalg import LinAlgError
 from stiefel.errors import ConvergenceError, MatrixError
 from stiefel.linalg import polar
 from stiefel.linalg.spectral_maps import CLIP_METHODS, msign, soft_clip
+from tests.linalg.spectra import with_values
 
 methods = pytest.mark.parametrize("method", CLIP_METHODS)
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 5), (4, 9), (9, 4), (2, 3, 9, 4), (3, 4, 9)]
@@ -22,12 +23,6 @@ def textbook(X: Tensor, c: float) -> Tensor:
 
 def error(ours: Tensor, expected: Tensor) -> float:
     return float((ours.double() - expected).norm() / expected.norm())
-
-
-def with_spectrum(S: Tensor, m: int, n: int) -> Tensor:
-    U = torch.linalg.qr(torch.randn(m, len(S), dtype=torch.float64)).Q
-    V = torch.linalg.qr(torch.randn(n, len(S), dtype=torch.float64)).Q
-    return U @ torch.diag(S.double()) @ V.mT
 
 
 @methods
@@ -47,13 +42,13 @@ def test_equals_the_svd_form(
 @pytest.mark.parametrize("shape", [(12, 8), (8, 12), (8, 8)])
 @pytest.mark.parametrize("c", [1e-6, 1e-2, 1.0, 1e3])
 def test_steps_until_convergence(method: str, shape: tuple[int, int], c: float) -> None:
-    X = with_spectrum(torch.logspace(0, -3, 8), *shape)
+    X = with_values(torch.logspace(0, -3, 8), *shape)
     assert error(soft_clip(X, c, method=method, steps=None), textbook(X, c)) < 1e-9
 
 
 @pytest.mark.parametrize(("ratio", "reached"), [(5, 1e-10), (10, 2e-8), (20, 2e-3), (100, 0.25)])
 def test_what_ten_steps_reach(ratio: float, reached: float) -> None:
-    X = with_spectrum(torch.logspace(0, -3, 16), 16, 24)
+    X = with_values(torch.logspace(0, -3, 16), 16, 24)
     assert error(soft_clip(X, 1 / ratio), textbook(X, 1 / ratio)) < reached
     S = torch.linalg.svdvals(soft_clip(X, 1 / ratio))
     exact = torch.linalg.svdvals(textbook(X, 1 / ratio))
@@ -62,7 +57,7 @@ def test_what_ten_steps_reach(ratio: float, reached: float) -> None:
 
 @methods
 def test_limits_are_the_identity_and_the_polar_factor(method: str) -> None:
-    X = with_spectrum(torch.linspace(1, 3, 5), 5, 8)
+    X = with_values(torch.linspace(1, 3, 5), 5, 8)
     for c in (1e9, 1e300, float("inf")):
         torch.testing.assert_close(soft_clip(X, c, method=method), X, rtol=0, atol=1e-14)
     for c in (1e-9, 1e-100):
@@ -83,7 +78,7 @@ def test_scales_with_its_threshold(method: str, exponent: int, device: str) -> N
 @pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("c", [1e-30, 1.0, 1e30])
 def test_matrix_and_threshold_far_apart(method: str, size: float, c: float, device: str) -> None:
-    X = (with_spectrum(torch.linspace(1, 3, 4), 4, 6) * size).float()
+    X = (with_values(torch.linspace(1, 3, 4), 4, 6) * size).float()
     ours = soft_clip(X.to(device), c, method=method, steps=None).cpu()
     expected = textbook(X, c).float()
     if c < 1e-38 * size:  # less than float32 can hold beside the matrix
@@ -159,7 +154,7 @@ def test_ladder_of_svd(monkeypatch: pytest.MonkeyPatch) -> None:
 @methods
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
 def test_gradient(method: str, shape: tuple[int, int]) -> None:
-    X = with_spectrum(torch.tensor([1.0, 2, 3]), *shape).requires_grad_()
+    X = with_values(torch.tensor([1.0, 2, 3]), *shape).requires_grad_()
     assert torch.autograd.gradcheck(lambda Y: soft_clip(Y, 1.5, method=method), X)
 
 

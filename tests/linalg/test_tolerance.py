@@ -15,6 +15,7 @@ from stiefel.errors import MatrixError
 from stiefel.linalg import METHODS, NewtonSchulz, PolarInfo, polar, tolerance
 from stiefel.linalg.methods import GramEigh, Svd
 from stiefel.linalg.tolerance import measured_defect, reachable
+from tests.linalg.spectra import svd_polar, true_defect, with_values
 
 # What each dtype is asked for, down to the least it can do.
 TOLERANCES = {
@@ -28,11 +29,6 @@ asked = pytest.mark.parametrize(
 )
 
 
-def with_values(S: Tensor, m: int, n: int) -> Tensor:
-    U, V = (torch.linalg.qr(torch.randn(k, len(S)).double())[0] for k in (m, n))
-    return (U * S) @ V.mT
-
-
 def spectra(m: int, n: int, kappa: float) -> Tensor:
     """Easy and hard ones, down to sigma_1 / kappa."""
     k = min(m, n)
@@ -42,17 +38,6 @@ def spectra(m: int, n: int, kappa: float) -> Tensor:
     gaussian = torch.randn(m, n, dtype=torch.float64)
     flat = torch.ones(k, dtype=torch.float64)
     return torch.stack([gaussian, *(with_values(S, m, n) for S in (log, outlier, flat))])
-
-
-def svd_polar(X: Tensor) -> Tensor:
-    U, _, Vh = torch.linalg.svd(X.double(), full_matrices=False)
-    return U @ Vh
-
-
-def true_defect(U: Tensor) -> Tensor:
-    U = U.double().mT if U.shape[-2] > U.shape[-1] else U.double()
-    m = U.shape[-2]
-    return torch.linalg.matrix_norm(U @ U.mT - torch.eye(m, dtype=torch.float64)) / m**0.5
 
 
 def solved(X: Tensor, tol: float, **options: Any) -> tuple[Tensor, PolarInfo]:
@@ -176,6 +161,28 @@ def test_the_narrowest_products_that_reach_it(
 
 
 @pytest.mark.parametrize(
+    ("dtype", "products", "expected"),
+    [
+        (torch.float32, None, torch.float32),
+        (torch.bfloat16, None, torch.float32),
+        (torch.float64, None, torch.float64),
+        (torch.float64, torch.bfloat16, torch.float64),
+        (torch.float32, torch.float64, torch.float64),
+    ],
+)
+def test_the_precision_of_a_decomposition_is_told(
+    dtype: torch.dtype,
+    products: torch.dtype | None,
+    expected: torch.dtype,
+    decomposition_only: None,
+) -> None:
+    """Which is taken where bfloat16 was enough for rounds."""
+    _, info = solved(spectra(12, 12, 10).to(dtype), 0.3, dtype=products)
+    assert info.steps == 0 and info.dtype == expected
+    assert info.method == (Svd() if expected == torch.float64 else GramEigh())
+
+
+@pytest.mark.parametrize(
     ("dtype", "tol", "products"),
     [
         (torch.bfloat16, 1e-3, None),
@@ -203,6 +210,11 @@ def test_out_of_reach_is_refused_with_what_can_be_reached(
         assert float(true_defect(P).max()) <= least
     with pytest.raises(MatrixError, match="cannot be reached"):
         polar(X, tol=least * 0.999, dtype=products)
+
+
+def test_a_tolerance_needs_numbers() -> None:
+    with pytest.raises(MatrixError, match="tol=0.1 looks at numbers.*meta"):
+        polar(torch.empty(3, 4, device="meta"), tol=0.1)
 
 
 @pytest.mark.parametrize("tol", [0, 0.0, -1e-3, float("nan"), -float("inf")])

@@ -30,11 +30,11 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.linalg import cholesky_ex, solve_triangular, vector_norm
+from torch.linalg import cholesky_ex, solve_triangular
 
-from stiefel.linalg.iteration import iterate
+from stiefel.linalg.iteration import multiplier
 from stiefel.linalg.minimax import minimax
-from stiefel.linalg.products import add_product
+from stiefel.linalg.products import add_product, symmetric_product
 from stiefel.linalg.stack import working_dtype
 
 __all__ = ["deflate"]
@@ -59,11 +59,11 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
     wide = working_dtype(dtype)
     Q = _orthonormal(sketch.to(wide) @ X.mT.to(wide)).to(dtype)
     leading = Q @ Y
-    change = _level(leading) - leading
+    change = add_product(leading, _levelling(leading).to(dtype), leading, beta=-1.0)
     if exact:
         whole = X.to(working_dtype(X.dtype))
         return add_product(whole, Q.mT.to(whole.dtype), change.to(whole.dtype)).to(dtype)
-    return add_product(Y, Q.mT, change.to(dtype))
+    return add_product(Y, Q.mT, change)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _orthonormal(rows: Tensor) -> Tensor:
     them. cholesky_ex does not look at its numbers from the host, as a QR does.
     """
     wide = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
-    squares = wide @ wide.mT
+    squares = symmetric_product(wide)
     rank, finfo = squares.shape[-1], torch.finfo(squares.dtype)
     diagonal = squares.diagonal(dim1=-2, dim2=-1)
     diagonal += (rank * finfo.eps * diagonal.sum(-1, keepdim=True)).clamp_min(finfo.tiny)
@@ -81,19 +81,20 @@ def _orthonormal(rows: Tensor) -> Tensor:
     return basis.to(rows.dtype)
 
 
-def _level(leading: Tensor) -> Tensor:
-    """``tau polar(L)``.
+def _levelling(leading: Tensor) -> Tensor:
+    """``tau (L L^T)^(-1/2)`` `[k, k]`, at least in float32, in which squares do no harm.
 
     tau is a little less than the shortest row of L: rows are as long as the root mean square of the
     singular values that they mix. And not below 2**-8 of the longest, of which shorter rows may be
     the rounding.
     """
-    lengths = vector_norm(leading, dim=-1, keepdim=True, dtype=working_dtype(leading.dtype))
-    shortest, longest = lengths.amin(-2, keepdim=True), lengths.amax(-2, keepdim=True)
-    tau = 0.7 * torch.maximum(shortest, longest / 256)
-    runs = [[triple] for triple in LEVELLING.triples()]
-    factor = iterate(leading, runs, room=LEVELLING.headroom**2)
-    return factor * (tau if leading.ndim > 2 else tau.item())
+    wide = leading.to(working_dtype(leading.dtype))
+    squares = symmetric_product(wide)
+    lengths = squares.diagonal(dim1=-2, dim2=-1)
+    shortest, longest = lengths.amin(-1, keepdim=True), lengths.amax(-1, keepdim=True)
+    tau = 0.7 * torch.maximum(shortest, longest / 256**2).sqrt()
+    root = multiplier(squares, LEVELLING.triples(), room=LEVELLING.headroom**2)
+    return root * tau.unsqueeze(-1)
 
 
 def _signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:

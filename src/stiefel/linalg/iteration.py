@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from stiefel.linalg.coefficients import Triple
-from stiefel.linalg.products import quadratic, symmetric_product
+from stiefel.linalg.products import left_product, quadratic, symmetric_product
 from stiefel.linalg.stack import working_dtype
 
-__all__ = ["Factor", "Run", "inverse", "iterate"]
+__all__ = ["Factor", "Run", "inverse", "iterate", "multiplier"]
 
 # Of a matrix: a number on the CPU, where looking is free. Else a tensor [b, 1, 1].
 Factor: TypeAlias = float | Tensor
@@ -33,24 +33,41 @@ def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Tensor
     Args:
         Y: wide, `[m, n]` or `[b, m, n]`, of spectral norm at most 1 unless ``room`` is given.
         runs: the steps' coefficients.
-        room: where given, Y is first divided by ``sqrt(room)`` times its Schatten-8 norm
-            ``|(Y Y^T)^2|_F^(1/4)``, whose square the first step forms anyway. The division goes
-            into the first polynomial, so it costs nothing.
+        room: as in `multiplier`, of the first step.
     """
-    Y = _take(Y, runs[0], room)
+    A = symmetric_product(Y)
+    A = A if len(runs[0]) == 1 else _lifted(A)
+    Y = left_product(multiplier(A, runs[0], room), Y)
     for run in runs[1:]:
-        Y = _take(Y, run)
+        Y = left_product(multiplier(symmetric_product(Y), run), Y)
     return Y
 
 
-def _take(Y: Tensor, run: Run, room: float | None = None) -> Tensor:
-    A = symmetric_product(Y)
+def multiplier(A: Tensor, run: Run, room: float | None = None) -> Tensor:
+    """The polynomial Q of ``A = Y Y^T`` for which ``Q Y`` is what the steps of a run make of Y.
+
+    Args:
+        A: `[m, m]` or `[b, m, m]`.
+        run: the steps' coefficients.
+        room: where given, Y is first divided by ``sqrt(room)`` times its Schatten-8 norm
+            ``|A^2|_F^(1/4)``, whose square the first step forms anyway. The division goes into the
+            first polynomial, so it costs nothing.
+    """
     Q = P = _polynomial(A, run[0]) if room is None else _rescaled(A, run[0], room)
     for triple in run[1:]:
         A = P @ A @ P
         P = _polynomial(A, triple)
         Q = P @ Q
-    return Q @ Y
+    return Q
+
+
+def _lifted(A: Tensor) -> Tensor:
+    """``A + u |A|_F I``, in place: none of its eigenvalues is negative.
+
+    Rounding by the unit u may make it so, and the steps of a run, which do not see Y again, go to
+    infinity from there.
+    """
+    return _plus_identity(A, torch.finfo(A.dtype).eps / 2 * _norm(A.detach()))
 
 
 def _polynomial(A: Tensor, triple: Triple) -> Tensor:
@@ -65,17 +82,27 @@ def _rescaled(A: Tensor, triple: Triple, room: float) -> Tensor:
     square = symmetric_product(A)
     shrink = inverse(_norm(square) ** 0.5 * room)
     root = shrink**0.5
-    B = square.clone() if square.requires_grad else square  # the norm's gradient needs it as it is
-    B.mul_(c * root * shrink * shrink).add_(A * (b * root * shrink))
-    return _plus_identity(B, a * root)
+    return _plus_identity(
+        _combination(square, c * root * shrink * shrink, A, b * root * shrink), a * root
+    )
 
 
-def _norm(square: Tensor) -> Factor:
+def _combination(X: Tensor, x: Factor, Y: Tensor, y: Factor) -> Tensor:
+    """``x X + y Y``; numbers may do it in place of X.
+
+    In place of a narrow X, tensors would take torch 2.13 six times as long.
+    """
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return (X * x).addcmul_(Y, y).to(X.dtype)
+    return X.mul_(x).add_(Y, alpha=float(y))
+
+
+def _norm(A: Tensor) -> Factor:
     """Frobenius norms."""
-    if square.ndim == 2:
-        return float(vector_norm(square))
-    wide = working_dtype(square.dtype)
-    norms: Tensor = vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)
+    if A.ndim == 2:
+        return float(vector_norm(A))
+    wide = working_dtype(A.dtype)
+    norms: Tensor = vector_norm(A, dim=(-2, -1), keepdim=True, dtype=wide)
     return norms
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stiefel.errors import MatrixError
+from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import significant, svd
 from stiefel.linalg.stack import prepare
 
@@ -90,8 +90,7 @@ def truncated_svd(
         MatrixError: as in `range_finder`; an unknown method.
         ConvergenceError: the decomposition failed on finite input.
     """
-    if method not in ("exact", "randomised"):
-        raise MatrixError(f"method={method!r} is unknown: choose one of exact, randomised")
+    check_choice("method", method, ("exact", "randomised"), MatrixError)
     stack = prepare(X)
     _check("rank", rank, 0, min(X.shape[-2:]))
     if method == "exact":

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stiefel.errors import MatrixError
+from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import eigvalsh, significant, svdvals
 from stiefel.linalg.low_rank import gaussian
+from stiefel.linalg.products import symmetric_product
 from stiefel.linalg.stack import prepare
 
 __all__ = [
@@ -60,8 +61,7 @@ def spectral_norm(
         MatrixError: ``X`` is no stack of matrices; an unknown method; as in `power_iteration`.
         ConvergenceError: the decomposition failed on finite input.
     """
-    if method not in NORMS:
-        raise MatrixError(f"method={method!r} is unknown: choose one of {', '.join(NORMS)}")
+    check_choice("method", method, NORMS, MatrixError)
     if method == "power":
         return power_iteration(X, steps=steps, start=start).sigma
     return schatten_norm(X, math.inf if method == "exact" else 8)
@@ -211,7 +211,7 @@ def _measure(X: Tensor, of: Callable[[Tensor], Tensor], degree: int) -> Tensor:
 def _gram(A: Tensor) -> Tensor:
     """``A A^T`` or ``A^T A``, whichever is smaller."""
     A = A if A.shape[-2] <= A.shape[-1] else A.mT
-    return A @ A.mT
+    return symmetric_product(A)
 
 
 def _gram_spectrum(A: Tensor) -> Tensor:

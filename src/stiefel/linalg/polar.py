@@ -12,6 +12,7 @@ from torch.linalg import vector_norm
 from stiefel.errors import MatrixError
 from stiefel.hardware import stacking_pays
 from stiefel.linalg.methods import Exact, Method, NewtonSchulz, find
+from stiefel.linalg.products import lies_tall
 from stiefel.linalg.stack import checked, prepare, working_dtype
 from stiefel.linalg.tolerance import measured_defect, precision_for, within
 
@@ -104,7 +105,8 @@ def polar(
     Raises:
         RecipeError: unknown method.
         MatrixError: no real floating-point matrix; ``tol`` not positive or out of reach; ``tol``
-            together with a method, steps or a side; steps for a method without.
+            together with a method, steps or a side, or for a meta tensor; steps for a method
+            without.
     """
     X = checked(X)
     turned = _turned(X, side)
@@ -112,7 +114,7 @@ def polar(
     chosen, count, precision = _choose(X, tol, method, steps, dtype, side)
     stack = wide.reshape(wide.shape[:-2].numel(), *wide.shape[-2:])
     if X.numel() == 0:
-        done = _Result(stack.clone(), stack.new_zeros(len(stack)), chosen, 0)
+        done = _Result(stack.clone(), stack.new_zeros(len(stack)), chosen, 0, precision)
     elif tol is not None:
         done = _to_tolerance(stack, tol, precision)
     elif isinstance(chosen, NewtonSchulz):
@@ -125,7 +127,7 @@ def polar(
         return factor
     assert done.defect is not None  # it was asked for
     defect = done.defect.to(X.dtype).reshape(X.shape[:-2])
-    return factor, PolarInfo(defect, done.method, done.steps, precision)
+    return factor, PolarInfo(defect, done.method, done.steps, done.dtype)
 
 
 class _Result(NamedTuple):
@@ -133,6 +135,7 @@ class _Result(NamedTuple):
     defect: Tensor | None
     method: Method
     steps: int
+    dtype: torch.dtype
 
 
 def _turned(X: Tensor, side: Side | None) -> bool:
@@ -155,6 +158,10 @@ def _choose(
     if tol is not None:
         if (method, steps, side) != ("auto", None, None):
             raise MatrixError(f"tol={tol!r} finds method, steps and side: do not give them too")
+        if X.is_meta:
+            raise MatrixError(
+                f"tol={tol!r} looks at numbers, which a meta tensor has not: leave it"
+            )
         return chosen, 0, precision_for(tol, X.dtype, dtype)
     if not isinstance(chosen, NewtonSchulz):
         if steps is not None:
@@ -181,8 +188,15 @@ def _by_products(
     parts = [X] if together else list(torch.split(X, 1))
     done = [_iterate(method, part, steps, dtype, measure) for part in parts]
     factors, defects = zip(*done, strict=True)
-    factor = factors[0] if together else torch.cat(factors)
-    return _Result(factor, torch.cat(defects) if measure else None, method, steps)
+    return _Result(_joined(factors), torch.cat(defects) if measure else None, method, steps, dtype)
+
+
+def _joined(factors: tuple[Tensor, ...]) -> Tensor:
+    """As one stack, laid out as they are."""
+    if len(factors) == 1:
+        return factors[0]
+    tall = lies_tall(factors[0])
+    return torch.cat([factor.mT for factor in factors]).mT if tall else torch.cat(factors)
 
 
 def _iterate(
@@ -238,10 +252,10 @@ def _exactly(method: Exact, X: Tensor, dtype: torch.dtype, measure: bool) -> _Re
     stack = prepare(X)
     factor = method(stack.values.to(dtype))
     defect = stack.restore(measured_defect(factor)) if measure else None
-    return _Result(stack.restore(factor), defect, method, 0)
+    return _Result(stack.restore(factor), defect, method, 0, dtype)
 
 
 def _to_tolerance(X: Tensor, tol: float, dtype: torch.dtype) -> _Result:
     stack = prepare(X)
     factor, defect, method, steps = within(stack.values, tol, dtype)
-    return _Result(stack.restore(factor), stack.restore(defect), method, steps)
+    return _Result(stack.restore(factor), stack.restore(defect), method, steps, factor.dtype)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stiefel.errors import MatrixError
+from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import significant, svd
 from stiefel.linalg.newton import check_steps, identity, norm_bound, square_roots
 from stiefel.linalg.polar import polar
+from stiefel.linalg.products import symmetric_product
 from stiefel.linalg.stack import prepare
 
 __all__ = ["CLIP_METHODS", "msign", "soft_clip"]
@@ -57,8 +58,7 @@ def soft_clip(
         MatrixError: a threshold that is not positive, unknown method, bad ``steps``, no matrix.
         ConvergenceError: the singular value decomposition failed at every rung of its ladder.
     """
-    if method not in CLIP_METHODS:
-        raise MatrixError(f"method={method!r} is unknown: choose one of {', '.join(CLIP_METHODS)}")
+    check_choice("method", method, CLIP_METHODS, MatrixError)
     if not threshold > 0:
         raise MatrixError(f"threshold={threshold!r} is out of range: give threshold > 0")
     check_steps(steps)
@@ -82,7 +82,7 @@ def _iterated(X: Tensor, c: Tensor, steps: int | None) -> Tensor:
     """``c (c^2 I + X X^T)^(-1/2) X`` on the short side."""
     if X.shape[-2] > X.shape[-1]:
         return _iterated(X.mT, c, steps).mT
-    gram = X @ X.mT
+    gram = symmetric_product(X)
     bound = norm_bound(gram)
     # Not below the rounding of the Gram matrix, whose zero eigenvalues may come out negative.
     square = torch.maximum(c * c, torch.finfo(X.dtype).eps * bound)

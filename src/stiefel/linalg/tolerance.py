@@ -20,6 +20,7 @@ from stiefel.linalg.coefficients import CLASSICAL, evaluate
 from stiefel.linalg.iteration import iterate
 from stiefel.linalg.methods import Exact, GramEigh, Method, NewtonSchulz, Svd
 from stiefel.linalg.minimax import minimax
+from stiefel.linalg.products import symmetric_product
 from stiefel.linalg.stack import working_dtype
 
 __all__ = ["measured_defect", "precision_for", "reachable", "within"]
@@ -55,7 +56,10 @@ def precision_for(tol: float, given: torch.dtype, asked: torch.dtype | None) -> 
 
 
 def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Method, int]:
-    """Factor, defect `[b]`, method and number of steps for a prepared wide stack `[b, m, n]`."""
+    """Factor, defect `[b]`, method and number of steps for a prepared wide stack `[b, m, n]`.
+
+    The factor is in the dtype of the products that made it.
+    """
     _, m, n = X.shape
     Y, taken, polish = X.to(dtype), 0, _polish(tol)
     zero = X.abs().amax((-2, -1)) == 0  # or set aside: no round lifts it
@@ -68,6 +72,7 @@ def within(X: Tensor, tol: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, M
             defect = measured_defect(factor)
             if bool((zero | (defect <= tol)).all()):
                 return factor, defect, NewtonSchulz(ROUND), taken
+    X = X.to(torch.promote_types(X.dtype, dtype))
     method: Exact = Svd() if X.dtype == torch.float64 else GramEigh()
     factor = iterate(method(X), [[CLASSICAL]])  # squares cost `GramEigh` digits: here they are
     return factor, measured_defect(factor), method, 0
@@ -93,8 +98,8 @@ def _polish(tol: float) -> int:
 def measured_defect(U: Tensor) -> Tensor:
     """``|U U^T - I|_F / sqrt(m)`` of a stack `[b, m, n]`, m the short side, at least in float32."""
     U = U.mT if U.shape[-2] > U.shape[-1] else U
-    wide = U.to(working_dtype(U.dtype))
-    identity = torch.eye(U.shape[-2], dtype=wide.dtype, device=U.device)
-    norms = vector_norm(wide @ wide.mT - identity, dim=(-2, -1))
+    gram = symmetric_product(U.to(working_dtype(U.dtype)))
+    identity = torch.eye(U.shape[-2], dtype=gram.dtype, device=U.device)
+    norms = vector_norm(gram - identity, dim=(-2, -1))
     defect: Tensor = norms / max(U.shape[-2], 1) ** 0.5
     return defect

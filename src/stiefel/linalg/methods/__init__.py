@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.linalg.coefficients import TABLES
 from stiefel.linalg.methods.decomposed import GramEigh, Svd
 from stiefel.linalg.methods.newton_schulz import NewtonSchulz
@@ -29,6 +29,8 @@ METHODS: dict[str, Method] = {
     ),
     **{name: NewtonSchulz(table) for name, table in TABLES.items()},
     # J. Zhang et al., Gram Newton-Schulz: two steps, then a fresh Gram matrix for the other three.
+    # They multiply in float16. In bfloat16 an eigenvalue off by 2**-9 of the largest, as rounding
+    # may leave it, would go to 1e8: see `stiefel.linalg.iteration`.
     "gram": NewtonSchulz(TABLES["polar_express_dao"], gram_runs=(2, 3)),
     "exact": Svd(),
     "eigh": GramEigh(),
@@ -46,7 +48,5 @@ def find(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    name = DEFAULT if method == "auto" else method
-    if name not in METHODS:
-        raise RecipeError(f"polar={method!r} is unknown: choose one of auto, {', '.join(METHODS)}")
-    return METHODS[name]
+    check_choice("polar", method, ("auto", *METHODS), RecipeError)
+    return METHODS[DEFAULT if method == "auto" else method]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stiefel.errors import MatrixError
 from stiefel.linalg.decompositions import eigh, svd
+from stiefel.linalg.products import symmetric_product
 
 __all__ = ["GramEigh", "Svd"]
 
@@ -47,7 +48,7 @@ class GramEigh:
     def __call__(self, X: Tensor) -> Tensor:
         """Polar factors of a stack `[b, m, n]`, wide for speed."""
         wide = X.detach().double()
-        squares, U = eigh(wide @ wide.mT)
+        squares, U = eigh(symmetric_product(wide))
         cut = max(_rounding(X), math.sqrt(_rounding(wide)))
         S = _noise_to_inf(squares.clamp_min(0).sqrt(), cut)
         Vh = (U.mT @ wide) / S.unsqueeze(-1)

@@ -12,6 +12,7 @@ from torch.linalg import vector_norm
 from stiefel.linalg.coefficients import Table
 from stiefel.linalg.deflation import deflate
 from stiefel.linalg.iteration import Factor, Run, inverse, iterate
+from stiefel.linalg.products import symmetric_product
 
 __all__ = ["NewtonSchulz"]
 
@@ -34,6 +35,7 @@ class NewtonSchulz:
         gram_runs: how many steps to take at a time on the Gram matrix `[m, m]` alone, before its
             product with X, where X is long enough that this saves work; () is one by one. Squares
             of singular values reach half as low into the rounding: keep runs for a lifted spectrum.
+            What a first run of several steps loses to rounding is given back to every eigenvalue.
     """
 
     table: Table
@@ -79,5 +81,5 @@ class NewtonSchulz:
 
 def _row_balanced(Y: Tensor) -> Tensor:
     """Row i divided by ``sqrt(sum_j |Y Y^T|_ij)``: then no eigenvalue of ``Y Y^T`` is above 1."""
-    sums = (Y @ Y.mT).abs().sum(-1, keepdim=True)
+    sums = symmetric_product(Y).abs().sum(-1, keepdim=True)
     return Y / sums.where(sums > 0, 1.0).sqrt()  # rsqrt's last bit depends on the place in a tensor

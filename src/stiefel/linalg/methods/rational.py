@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stiefel.linalg.products import symmetric_product
+
 __all__ = ["RationalStep", "converge", "schedule"]
 
 # From this shift on, X X^T + shift I of a matrix with ||X|| <= 1 is conditioned well enough for
@@ -87,7 +89,7 @@ def converge(X: Tensor, steps: list[RationalStep]) -> Tensor:
 
 def _by_cholesky(X: Tensor, shifts: tuple[float, ...]) -> Iterator[Tensor]:
     """``(X X^T + shift I)^-1 X`` for every shift."""
-    gram = X @ X.mT
+    gram = symmetric_product(X)
     eye = torch.eye(X.shape[-2], dtype=X.dtype, device=X.device)
     for shift in shifts:
         L, _ = torch.linalg.cholesky_ex(gram + shift * eye)  # no check: it would wait for a GPU

@@ -1,0 +1,92 @@
+"""Products that know symmetry and layout: the same numbers, in blocks and in either layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from stiefel.linalg import polar, products, schatten_norm, soft_clip, spectral_norm, stable_rank
+from stiefel.linalg.methods import newton_schulz
+from stiefel.linalg.products import add_product, left_product, quadratic, symmetric_product
+from stiefel.linalg.tolerance import measured_defect
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "wide": lambda X: X,
+    "tall": lambda X: X.mT.contiguous().mT,
+    "every other": lambda X: X.repeat_interleave(2, -1)[..., ::2],
+}
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
+batches = pytest.mark.parametrize("batch", [(), (3,)])
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of tests are small."""
+    monkeypatch.setattr(products, "LEAF", 4)
+    monkeypatch.setattr(products, "blocks_pay", lambda m, n, dtype, device: m >= 8)
+
+
+@layouts
+@batches
+@pytest.mark.parametrize("m", [1, 4, 8, 9, 21])
+def test_symmetric(layout: str, batch: tuple[int, ...], m: int, blocks: None) -> None:
+    """In blocks too: the whole of it, and symmetric to the last bit."""
+    X = LAYOUTS[layout](torch.randn(*batch, m, 12, dtype=torch.float64))
+    A = symmetric_product(X)
+    torch.testing.assert_close(A, torch.einsum("...ik,...jk->...ij", X, X), rtol=0, atol=1e-12)
+    assert m < 8 or torch.equal(A, A.mT)
+
+
+@pytest.mark.parametrize("c", [0.0, -0.7])
+@batches
+def test_quadratic(batch: tuple[int, ...], c: float, blocks: None) -> None:
+    for m in (3, 10):
+        A = symmetric_product(torch.randn(*batch, m, 12, dtype=torch.float64))
+        expected = 0.3 * A + c * torch.einsum("...ik,...kj->...ij", A, A)
+        torch.testing.assert_close(quadratic(A, 0.3, c), expected, rtol=0, atol=1e-11)
+
+
+@layouts
+@batches
+def test_a_product_lies_as_its_argument(layout: str, batch: tuple[int, ...]) -> None:
+    X = LAYOUTS[layout](torch.randn(*batch, 6, 10, dtype=torch.float64))
+    A, B = torch.randn(*batch, 6, 6).double(), torch.randn(*batch, 6, 10).double()
+    for ours, expected in (
+        (left_product(A, X), A @ X),
+        (add_product(X, A, B, beta=-2.0, alpha=0.5), 0.5 * (A @ B) - 2 * X),
+    ):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+        assert ours.is_contiguous() if layout != "tall" else ours.mT.is_contiguous()
+
+
+USERS: dict[str, Callable[[Tensor], object]] = {
+    "spectral_norm": spectral_norm,
+    "stable_rank": stable_rank,
+    "schatten_norm": lambda X: schatten_norm(X, 4),
+    "soft_clip": lambda X: soft_clip(X, 1.0, steps=1),
+    "defect": measured_defect,
+    "row balance": newton_schulz._row_balanced,
+    **{name: lambda X, name=name: polar(X, method=name) for name in ("eigh", "qdwh")},
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_gram_matrix_costs_what_a_symmetric_product_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everywhere: in blocks there are fewer products to be counted."""
+    X = torch.randn(1, 16, 40)
+
+    def flops() -> int:
+        with FlopCounterMode(display=False) as counter:
+            USERS[name](X)
+        return int(counter.get_total_flops())
+
+    plain = flops()
+    monkeypatch.setattr(products, "LEAF", 4)
+    monkeypatch.setattr(products, "blocks_pay", lambda m, n, dtype, device: m >= 8)
+    assert flops() < plain

@@ -62,6 +62,20 @@ def test_every_recipe(ranks: Ranks, world: int, kind: str, name: str) -> None:
     ranks.run(world, equal, name, kind, torch.float64, 1e-12, {})
 
 
+def in_single_precision(kind: str) -> None:
+    """Gradients have the same bits on every layout, and so has what is made of whole matrices."""
+    for name in REGISTRY:
+        equal(name, kind, torch.float32, 1e-6, {})
+
+
+SLOW = [pytest.param(*at, marks=pytest.mark.slow) for at in ((3, "rows"), (4, "hybrid"))]
+
+
+@pytest.mark.parametrize(("world", "kind"), [(2, "columns"), *SLOW])
+def test_every_recipe_in_single_precision(ranks: Ranks, world: int, kind: str) -> None:
+    ranks.run(world, in_single_precision, kind)
+
+
 def anything(seed: int, layouts: int) -> None:
     """Random shapes on random meshes with random placements, all parameters in one optimiser."""
     dice = Random(seed)

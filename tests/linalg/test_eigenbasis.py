@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.linalg import LinAlgError
 
 from stiefel.errors import ConvergenceError, MatrixError
-from stiefel.linalg.eigenbasis import BASIS_METHODS, eigenbasis
+from stiefel.linalg.eigenbasis import (
+    BASIS_METHODS,
+    eigenbasis,
+    in_order,
+    orthogonal_iteration,
+)
 
 methods = pytest.mark.parametrize("method", BASIS_METHODS)
 
@@ -173,6 +178,41 @@ def test_previous_may_be_wider_than_the_matrix() -> None:
     expected, _ = eigenbasis(A.double(), P, method="orthogonal_iteration")
     assert Q.dtype == torch.bfloat16
     torch.testing.assert_close(Q, expected.bfloat16(), rtol=2**-7, atol=1e-6)
+
+
+def test_sixteen_bits_do_not_drown_small_eigenvalues(device: str) -> None:
+    """A in one bfloat16 number would: its rounding is far above the smallest of them."""
+    spectrum = torch.logspace(0, -6, 64).double()
+    P = orthonormal(64, 64)
+    A = with_basis(P + 1e-4 * orthonormal(64, 64, seed=1), spectrum)
+    A, P = A.float().to(device), P.bfloat16().to(device)
+    Q, order = orthogonal_iteration(A, P)
+    exact, _ = orthogonal_iteration(A.double(), P.double())
+    assert Q.dtype == torch.bfloat16 and Q.device == P.device
+    assert defect(Q) < 2**-7
+    near = rayleigh(Q.double(), A.double()) / rayleigh(exact, A.double())
+    assert float((near[:48] - 1).abs().max()) < 0.1  # from 1 down to 3e-5
+    assert torch.equal(order[:48].cpu(), torch.arange(48))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_says_that_it_failed(bad: float, dtype: torch.dtype) -> None:
+    """Unchecked input: the basis is not finite, nothing changes place, the next matrix is well."""
+    A = with_basis(orthonormal(2, 5, 5), torch.linspace(1, 4, 5)).float()
+    P = orthonormal(2, 5, 5, seed=1).to(dtype)
+    healthy = orthogonal_iteration(A[1], P[1])
+    A[0, 2, 3] = bad
+    Q, order = orthogonal_iteration(A, P)
+    assert not Q[0].isfinite().all() and torch.equal(order[0], torch.arange(5))
+    assert torch.equal(Q[1], healthy.basis) and torch.equal(order[1], healthy.order)
+
+
+@pytest.mark.parametrize("batch", [(), (1, 1), (2, 3)])
+def test_rows_in_order(batch: tuple[int, ...]) -> None:
+    X = torch.randn(*batch, 4, 5).mT
+    order = torch.randn(*batch, 5).argsort(dim=-1)
+    assert torch.equal(in_order(X, order), X.take_along_dim(order.unsqueeze(-1), -2))
 
 
 @pytest.mark.parametrize("failing", [{torch.float32}, {torch.float32, torch.float64}])

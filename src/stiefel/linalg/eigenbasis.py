@@ -10,10 +10,12 @@ from torch import Tensor
 
 from stiefel.errors import MatrixError
 from stiefel.linalg.decompositions import eigh
+from stiefel.linalg.householder import orthonormal
+from stiefel.linalg.matmul import matmul
 from stiefel.linalg.stack import Stack, prepare, working_dtype
 from stiefel.linalg.symmetric import prepare_symmetric
 
-__all__ = ["BASIS_METHODS", "Refresh", "eigenbasis"]
+__all__ = ["BASIS_METHODS", "Refresh", "eigenbasis", "in_order", "orthogonal_iteration"]
 
 BASIS_METHODS: tuple[str, ...] = ("eigh", "orthogonal_iteration")
 
@@ -64,27 +66,60 @@ def eigenbasis(A: Tensor, previous: Tensor | None = None, *, method: str = "eigh
         return Refresh(stack.restore(_eigenvectors(stack.values)), order)
     before = _prepare_previous(previous, A)
     stack = replace(stack, poisoned=stack.poisoned | before.poisoned)
-    image, order = _ranked(stack.values, before.values)
-    basis = _eigenvectors(stack.values) if method == "eigh" else _orthonormal(image)
-    return Refresh(stack.restore(basis), order.reshape(A.shape[:-1]))
+    if method == "eigh":
+        image = stack.values @ before.values
+        found = Refresh(_eigenvectors(stack.values), _ranking(before.values, image))
+    else:
+        found = orthogonal_iteration(stack.values, before.values)
+    return Refresh(stack.restore(found.basis), found.order.reshape(A.shape[:-1]))
+
+
+def orthogonal_iteration(A: Tensor, P: Tensor) -> Refresh:
+    """One step of orthogonal iteration: ``orthonormal(A P)``, the columns of P ranked first.
+
+    Args:
+        A: `[..., n, n]`, symmetric: that is not checked.
+        P: `[..., n, n]`, in the dtype of A, or in 16 bits: then the products are taken so, and the
+            basis is as near as bfloat16 allows, see `orthonormal`.
+
+    Returns:
+        A `Refresh` in the dtype of P. Where A or P is not finite neither is the basis, and the
+        order is 0, 1, 2, ...
+    """
+    image = _image(A, P)
+    order = _ranking(P, image)
+    return Refresh(orthonormal(in_order(image.mT, order).mT), order)
+
+
+def in_order(X: Tensor, order: Tensor) -> Tensor:
+    """The rows of every matrix of X `[..., n, c]`, sorted as ``order`` `[..., n]` says."""
+    count, n = order.shape[:-1].numel(), order.shape[-1]
+    starts = n * torch.arange(count, device=X.device).view(*order.shape[:-1], 1)
+    rows = X.flatten(0, -2).contiguous()  # a row in one piece is picked at once
+    return rows.index_select(0, (order + starts).flatten()).view(X.shape)
 
 
 def _eigenvectors(A: Tensor) -> Tensor:
     return eigh(A)[1].flip(-1)
 
 
-def _ranked(A: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns of ``A P`` by falling ``diag(P^T A P)``, and where each of them was."""
-    image = A @ P
-    order = (P * image).sum(-2).argsort(dim=-1, descending=True, stable=True)
-    return image.take_along_dim(order.unsqueeze(-2), -1), order
+def _ranking(P: Tensor, image: Tensor) -> Tensor:
+    """The columns of P by falling ``diag(P^T A P)``, given ``A P``; as they are if a NaN or an Inf
+    is among these.
+    """
+    estimates = (P * image).sum(-2, dtype=working_dtype(P.dtype))
+    finite = estimates.isfinite().all(-1, keepdim=True)
+    return estimates.where(finite, 0.0).argsort(dim=-1, descending=True, stable=True)
 
 
-def _orthonormal(X: Tensor) -> Tensor:
-    """Q of ``X = Q R`` with ``diag(R) >= 0``: Householder's Q is orthonormal at any rank of X."""
-    Q, R = torch.linalg.qr(X)
-    negative = R.diagonal(dim1=-2, dim2=-1) < 0
-    return torch.where(negative.unsqueeze(-2), -Q, Q)
+def _image(A: Tensor, P: Tensor) -> Tensor:
+    """``A P``, for P in 16 bits with A as two numbers of 16 bits: rounded to one, the large
+    eigenvalues would drown the small ones.
+    """
+    if P.dtype == A.dtype:
+        return matmul(A, P)
+    coarse = A.to(P.dtype)
+    return matmul(coarse, P).add_(matmul((A - coarse).to(P.dtype), P))
 
 
 def _prepare_previous(previous: Tensor, A: Tensor) -> Stack:

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from stiefel.linalg.eigenbasis import in_order
+from stiefel.linalg.matmul import matmul
 from stiefel.piece import Piece, State
 
 __all__ = ["Frame", "Turn", "Turning", "between"]
@@ -39,10 +41,10 @@ def between(left: Tensor | None, x: Tensor, right: Tensor | None) -> Tensor:
     """
     y = x
     if left is not None:
-        y = (left @ torch.unflatten(y.to(left.dtype), 1, left.shape[1:3])).flatten(1, 2)
+        y = matmul(left, torch.unflatten(y.to(left.dtype), 1, left.shape[1:3])).flatten(1, 2)
     if right is not None:
         columns = torch.unflatten(y.to(right.dtype), 2, right.shape[1:3]).movedim(2, 1)
-        y = (columns @ right).movedim(1, 2).flatten(2)
+        y = matmul(columns, right).movedim(1, 2).flatten(2)
     return y.to(x.dtype)
 
 
@@ -71,8 +73,7 @@ class Turn:
 
 
 def _reordered(x: Tensor, order: Tensor) -> Tensor:
-    blocks = torch.unflatten(x, 1, order.shape[1:])
-    return blocks.take_along_dim(order.unsqueeze(-1), 2).flatten(1, 2)
+    return in_order(torch.unflatten(x, 1, order.shape[1:]), order).flatten(1, 2)
 
 
 @runtime_checkable

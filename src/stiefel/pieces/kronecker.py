@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from stiefel.errors import RecipeError
-from stiefel.linalg import eigenbasis
-from stiefel.linalg.eigenbasis import Refresh
+from stiefel.linalg.eigenbasis import Refresh, orthogonal_iteration
 from stiefel.linalg.products import symmetric_product
 from stiefel.piece import Live, Now, State, lerp_
 
@@ -81,7 +80,7 @@ class Kronecker:
 
     def continued(self, A: Tensor, Q: Tensor) -> Refresh:
         """The next eigenbasis of a factor: one step of orthogonal iteration, columns ranked."""
-        return eigenbasis(A, Q, method="orthogonal_iteration")
+        return orthogonal_iteration(A, Q)
 
     def bias(self, now: Now) -> float:
         """By which a mean that began with zero is short after this step; 1 for a sum."""

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from stiefel.linalg import householder
 from stiefel.linalg.householder import orthonormal
-from stiefel.linalg.matmul import matmul
 
 SHAPES = [(1, 1), (7, 7), (8, 8), (17, 9), (9, 17), (24, 8)]
 
@@ -119,9 +118,3 @@ def test_small_matrices_and_gradients_go_to_lapack(monkeypatch: pytest.MonkeyPat
     half = orthonormal(X.detach().bfloat16())
     exact = orthonormal(X.detach().bfloat16().double())
     torch.testing.assert_close(half, exact.bfloat16(), rtol=2**-7, atol=1e-6)
-
-
-@pytest.mark.parametrize("batch", [(), (1,), (1, 1), (2, 3), (0,)])
-def test_matmul(batch: tuple[int, ...]) -> None:
-    A, B = noise(*batch, 4, 5), noise(*batch, 6, 5, seed=1).mT
-    torch.testing.assert_close(matmul(A, B), torch.einsum("...ij,...jk->...ik", A, B))

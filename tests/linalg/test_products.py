@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stiefel.linalg import polar, products, schatten_norm, soft_clip, spectral_norm, stable_rank
 from stiefel.linalg.methods import newton_schulz
-from stiefel.linalg.products import add_product, left_product, quadratic, symmetric_product
+from stiefel.linalg.products import add_product, left_product, matmul, quadratic, symmetric_product
 from stiefel.linalg.tolerance import measured_defect
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -90,3 +90,29 @@ def test_a_gram_matrix_costs_what_a_symmetric_product_does(
     monkeypatch.setattr(products, "LEAF", 4)
     monkeypatch.setattr(products, "blocks_pay", lambda m, n, dtype, device: m >= 8)
     assert flops() < plain
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (1, 1), (2, 3), (0,)])
+def test_matmul(batch: tuple[int, ...]) -> None:
+    A, B = torch.randn(*batch, 4, 5), torch.randn(*batch, 6, 5).mT
+    torch.testing.assert_close(matmul(A, B), torch.einsum("...ij,...jk->...ik", A, B))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (7, 12), (64, 256), (256, 256)])
+def test_the_only_one_of_a_stack_has_the_bits_of_a_stack(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    X = torch.randn(2, *shape).to(dtype)
+    A = torch.randn(2, shape[0], shape[0]).to(dtype)
+    for product in (symmetric_product, lambda X: left_product(A[: len(X)], X)):
+        assert torch.equal(product(X)[:1], product(X[:1]))
+    assert torch.equal(add_product(A, A, A)[:1], add_product(A[:1], A[:1], A[:1]))
+
+
+def test_a_large_matrix_is_multiplied_as_such_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    A = torch.randn(1, 512, 512).bfloat16()
+    expected = torch.baddbmm(A, A, A)
+    assert torch.equal(matmul(A, A), torch.bmm(A, A))
+    monkeypatch.delattr(torch, "baddbmm")
+    torch.testing.assert_close(add_product(A, A, A), expected)

@@ -11,6 +11,7 @@ import torch
 from stiefel import Optimizer, Recipe
 from stiefel.errors import HyperparameterError, RecipeError
 from stiefel.piece import Now
+from stiefel.pieces.triangle import unpack
 from stiefel.recipes import kl_soap, soap
 from tests.helpers import assert_close, gradients, parameters, run, trajectory
 from tests.laws import laws
@@ -103,7 +104,7 @@ def test_kl_factors_agree_with_their_eigenvalues_once_the_past_is_forgotten() ->
     state = kl_state([torch.randn(3, 3, dtype=torch.float64)] * 200, 1)
     for side in "LR":
         Q, D = state[f"Q{side}"], state[f"D{side}"]
-        assert_close([(Q * D.unsqueeze(-2)) @ Q.mT], [state[side]], 1e-9)
+        assert_close([(Q * D.unsqueeze(-2)) @ Q.mT], [unpack(state[side])], 1e-9)
 
 
 def test_kl_eigenvalues_have_a_floor() -> None:
@@ -134,11 +135,13 @@ def test_blocks_are_the_diagonal_of_the_factors() -> None:
         piece = soap(block=block, shampoo_beta=0.5).precondition
         state[block] = piece.init(x)
         piece(x, state[block], Now({"shampoo_beta": 0.5}, 1, x, 1.0, 1.0))
-    whole = state[None]["L"][:, 0]
-    assert_close([state[3]["L"][:, 1]], [whole[:, 3:, 3:]], 1e-14)
-    assert_close([state[4]["L"][:, 0]], [whole[:, :3, :3]], 1e-14)  # 4 and 2 would not be equal
-    assert_close([state[4]["R"]], [0.5 * (x.mT @ x).unsqueeze(1)], 1e-14)
-    assert state[3]["R"].shape == (2, 2, 2, 2)
+    L = {block: unpack(held["L"]) for block, held in state.items()}
+    R = {block: unpack(held["R"]) for block, held in state.items()}
+    whole = L[None][:, 0]
+    assert_close([L[3][:, 1]], [whole[:, 3:, 3:]], 1e-14)
+    assert_close([L[4][:, 0]], [whole[:, :3, :3]], 1e-14)  # 4 and 2 would not be equal
+    assert_close([R[4]], [0.5 * (x.mT @ x).unsqueeze(1)], 1e-14)
+    assert R[3].shape == (2, 2, 2, 2)
 
 
 @both
@@ -157,18 +160,23 @@ def test_bfloat16_bases_stay_near(recipe: Any) -> None:
     assert {state[name].dtype for name in ("L", "R", "inner.m")} == {torch.float32}
 
 
-def bytes_per_parameter(**options: Any) -> float:
+FUSED, APART = [(2304, 768)], [(768, 768)] * 3
+
+
+def bytes_per_parameter(qkv: list[tuple[int, int]] = APART, **options: Any) -> float:
     """Of the matrices in a layer of GPT-2 whose width is 768."""
-    shapes = [(2304, 768), (768, 768), (3072, 768), (768, 3072)]
+    shapes = [*qkv, (768, 768), (3072, 768), (768, 3072)]
     states = [soap(**options).init(torch.empty(1, *s, device="meta")) for s in shapes]
     held = sum(t.nbytes for state in states for t in state.values())
     return held / sum(m * n for m, n in shapes)
 
 
 def test_memory() -> None:
-    assert bytes_per_parameter() == pytest.approx(38.67, abs=0.01)
-    assert bytes_per_parameter(max_dim=768) == pytest.approx(11.33, abs=0.01)
-    assert bytes_per_parameter(block=768, precision="bfloat16") == pytest.approx(16, abs=1e-5)
+    assert bytes_per_parameter() == pytest.approx(29.0, abs=0.01)
+    assert bytes_per_parameter(max_dim=768) == pytest.approx(13.0, abs=0.01)
+    small = {"block": 768, "precision": "bfloat16"}
+    assert bytes_per_parameter(**small) == pytest.approx(14.0, abs=0.01)
+    assert bytes_per_parameter(FUSED, **small) == pytest.approx(13.34, abs=0.01)
 
 
 @both

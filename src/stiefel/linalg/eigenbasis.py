@@ -11,7 +11,7 @@ from torch import Tensor
 from stiefel.errors import MatrixError
 from stiefel.linalg.decompositions import eigh
 from stiefel.linalg.householder import orthonormal
-from stiefel.linalg.matmul import matmul
+from stiefel.linalg.products import matmul
 from stiefel.linalg.stack import Stack, prepare, working_dtype
 from stiefel.linalg.symmetric import prepare_symmetric
 

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from stiefel.linalg.eigenbasis import Refresh
+from stiefel.linalg.householder import orthonormal
+from stiefel.linalg.products import matmul
 from stiefel.piece import Now, State
 from stiefel.pieces.frame import between
 from stiefel.pieces.kronecker import Kronecker, sides
+from stiefel.pieces.triangle import size
 
 __all__ = ["KLKronecker"]
 
@@ -38,7 +41,10 @@ class KLKronecker(Kronecker):
     def init(self, like: Tensor) -> State:
         """Zero factors with flat eigenvalues."""
         factors = super().init(like)
-        flat = {f"D{side}": torch.full_like(A[..., 0], self.start) for side, A in factors.items()}
+        flat = {
+            f"D{side}": A.new_full((*A.shape[:2], size(A)), self.start)
+            for side, A in factors.items()
+        }
         return {**factors, **flat}
 
     def learn(self, x: Tensor, state: State, now: Now) -> None:
@@ -75,7 +81,7 @@ class KLKronecker(Kronecker):
     def continued(self, A: Tensor, Q: Tensor) -> Refresh:
         """The next basis: one step of orthogonal iteration, columns in their places."""
         places = torch.arange(A.shape[-1], device=A.device).expand(A.shape[:-1])
-        return Refresh(torch.linalg.qr(A @ Q.to(A.dtype))[0], places)
+        return Refresh(orthonormal(matmul(A, Q.to(A.dtype))), places)
 
 
 def _over_root(x: Tensor, D: Tensor | None, dim: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stiefel.linalg.eigenbasis import in_order
-from stiefel.linalg.matmul import matmul
+from stiefel.linalg.products import matmul
 from stiefel.piece import Piece, State
 
 __all__ = ["Frame", "Turn", "Turning", "between"]

@@ -11,6 +11,7 @@ from stiefel.errors import RecipeError
 from stiefel.linalg.eigenbasis import Refresh, orthogonal_iteration
 from stiefel.linalg.products import symmetric_product
 from stiefel.piece import Live, Now, State, lerp_
+from stiefel.pieces.triangle import blank, pack, size
 
 __all__ = ["PRECISIONS", "Kronecker", "gram", "identity", "sides"]
 
@@ -24,8 +25,9 @@ class Kronecker:
 
     Not a piece: what pieces that precondition by factors share.
 
-    State: ``L`` and ``R``, `[b, k, s, s]`: k blocks on the diagonal, side by side k s = m or n
-    long; one block if the side is not cut. None of a side without a factor.
+    State: ``L`` and ``R``, k blocks on the diagonal, `[b, k, s, s]` but for packing (see
+    `stiefel.pieces.triangle`), side by side k s = m or n long; one block if the side is not cut.
+    None of a side without a factor.
 
     Args:
         beta: None for sums, ``L <- L + G G^T``.
@@ -41,9 +43,9 @@ class Kronecker:
     precision: str = "full"
 
     def __post_init__(self) -> None:
-        for name, size in (("max_dim", self.max_dim), ("block", self.block)):
-            if size is not None:
-                Live(name, size, "count")  # refuses what is none
+        for name, longest in (("max_dim", self.max_dim), ("block", self.block)):
+            if longest is not None:
+                Live(name, longest, "count")  # refuses what is none
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise RecipeError(f"precision={self.precision!r} is unknown: choose one of {known}")
@@ -51,7 +53,7 @@ class Kronecker:
     def init(self, like: Tensor) -> State:
         """Zero factors."""
         return {
-            side: like.new_zeros(len(like), count, length // count, length // count)
+            side: blank(like, (len(like), count), length // count)
             for side, length in zip("LR", like.shape[-2:], strict=True)
             if length <= self.max_dim and (count := self._blocks(length))
         }
@@ -72,7 +74,7 @@ class Kronecker:
     def take(self, x: Tensor, side: str, factor: Tensor, now: Now) -> None:
         """Take ``x`` into one factor, in place."""
         seen = gram(x.to(self.dtype(x)), side, factor.shape[1])
-        self.average(factor, seen.to(factor.dtype), now)
+        self.average(factor, pack(seen).to(factor.dtype), now)
 
     def average(self, past: Tensor, seen: Tensor, now: Now) -> Tensor:
         """Into a mean, or a sum, in place."""
@@ -92,10 +94,10 @@ def sides(state: State) -> list[str]:
     return [side for side in ("L", "R") if side in state]
 
 
-def identity(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Identities shaped like a factor `[b, k, s, s]`."""
-    one = torch.eye(like.shape[-1], dtype=dtype, device=like.device)
-    return one.repeat(*like.shape[:2], 1, 1)
+def identity(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As many identities as a factor has blocks, `[b, k, s, s]`."""
+    one = torch.eye(size(factor), dtype=dtype, device=factor.device)
+    return one.repeat(*factor.shape[:2], 1, 1)
 
 
 def gram(x: Tensor, side: str, blocks: int) -> Tensor:

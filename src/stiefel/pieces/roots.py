@@ -29,6 +29,7 @@ from stiefel.pieces.fallback import fresh_faults, kept
 from stiefel.pieces.frame import between
 from stiefel.pieces.grafting import Graft
 from stiefel.pieces.kronecker import Kronecker, identity, sides
+from stiefel.pieces.triangle import unpack
 
 __all__ = ["Roots"]
 
@@ -51,7 +52,7 @@ class Roots:
         graft: whose length the result takes.
         every: the clock.
 
-    State: ``m`` `[b, m, n]`; that of ``factors``; roots ``PL`` and ``PR``, shaped like them;
+    State: ``m`` `[b, m, n]`; that of ``factors``; roots ``PL`` and ``PR``, `[b, k, s, s]`;
     ``faults`` `[b]`; the graft's own under ``graft``.
     """
 
@@ -94,9 +95,9 @@ class Roots:
         compute = partial(self._root, bias=self.factors.bias(now), eps=now(self.eps))
         for side in sides(state):
             root = state[f"P{side}"]
-            root.copy_(kept(compute, state[side], root, state[FAULTS]))
+            root.copy_(kept(compute, unpack(state[side]), root, state[FAULTS]))
 
     def _root(self, A: Tensor, bias: float, eps: float) -> Tensor:
         root = inv_root(A / bias, self.power, damping=self.damping, epsilon=eps)
         seen = (A != 0).flatten(2).any(-1)[..., None, None]
-        return torch.where(seen, root, identity(A, A.dtype))
+        return torch.where(seen, root, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))

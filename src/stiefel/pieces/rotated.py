@@ -15,6 +15,7 @@ from stiefel.piece import FAULTS, MATRIX, Live, Now, Scope, State, nested, prefi
 from stiefel.pieces.fallback import fresh_faults, kept
 from stiefel.pieces.frame import Frame, Turn, Turning
 from stiefel.pieces.kronecker import Kronecker, identity, sides
+from stiefel.pieces.triangle import unpack
 
 __all__ = ["Rotated"]
 
@@ -32,7 +33,7 @@ class Rotated:
         factors: L and R. A side without a factor keeps its own basis.
         every: the clock.
 
-    State: that of ``factors``; ``QL`` and ``QR``, shaped like them; ``faults`` `[b]`; the inner
+    State: that of ``factors``; ``QL`` and ``QR``, `[b, k, s, s]`; ``faults`` `[b]`; the inner
     piece's own under ``inner``.
     """
 
@@ -74,7 +75,7 @@ class Rotated:
 
     def _continued(self, state: State, side: str) -> Refresh:
         """QR does not fail; a basis that is not finite is not taken, and has the order 0, 1, ..."""
-        A, Q = state[side], state[f"Q{side}"]
+        A, Q = unpack(state[side]), state[f"Q{side}"]
         found = self.factors.continued(A, Q)
         basis = found.basis.to(Q.dtype)
         return Refresh(kept(lambda _: basis, A, Q, state[FAULTS]), found.order)
@@ -87,7 +88,7 @@ def _frame(state: State) -> Frame:
 def _start(state: State, m: int, n: int) -> None:
     """The bases of the first gradient: its factors have rank min(m, n) at most."""
     for side in sides(state):
-        A, Q = state[side], state[f"Q{side}"]
+        A, Q = unpack(state[side]), state[f"Q{side}"]
         first = partial(_first, rank=min(m, n, A.shape[-1]))
         Q.copy_(kept(first, A, Q, state[FAULTS]))
 

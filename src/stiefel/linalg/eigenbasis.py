@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stiefel.errors import MatrixError
+from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import eigh
 from stiefel.linalg.householder import orthonormal
 from stiefel.linalg.products import matmul
@@ -57,8 +57,7 @@ def eigenbasis(A: Tensor, previous: Tensor | None = None, *, method: str = "eigh
             unknown method. Looking for asymmetry moves one flag from the device to the host.
         ConvergenceError: the eigendecomposition failed at every rung of its ladder.
     """
-    if method not in BASIS_METHODS:
-        raise MatrixError(f"method={method!r} is unknown: choose one of {', '.join(BASIS_METHODS)}")
+    check_choice("method", method, BASIS_METHODS, MatrixError)
     stack = prepare_symmetric(A)
     n = A.shape[-1]
     if previous is None:

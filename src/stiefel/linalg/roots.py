@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stiefel.errors import MatrixError
+from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import eigh, significant
 from stiefel.linalg.newton import check_steps, coupled_newton, distance, identity, newton_schulz
 from stiefel.linalg.norms import spectral_norm
@@ -128,9 +128,7 @@ def inv_root(
 def _check(p: int, method: str, damping: str, epsilon: float | None, steps: int | None) -> None:
     choices = {"p": (p, ROOTS), "method": (method, ROOT_METHODS), "damping": (damping, DAMPINGS)}
     for name, (value, known) in choices.items():
-        if value not in known:
-            listed = ", ".join(map(str, known))
-            raise MatrixError(f"{name}={value!r} is unknown: choose one of {listed}")
+        check_choice(name, value, known, MatrixError)
     if damping == "pseudo" and method != "eigh":
         raise MatrixError(
             f"damping='pseudo' with method={method!r}: an iteration cannot tell a zero eigenvalue "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.linalg.eigenbasis import Refresh, orthogonal_iteration
 from stiefel.linalg.products import symmetric_product
 from stiefel.piece import Live, Now, State, lerp_
@@ -46,9 +46,7 @@ class Kronecker:
         for name, longest in (("max_dim", self.max_dim), ("block", self.block)):
             if longest is not None:
                 Live(name, longest, "count")  # refuses what is none
-        if self.precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise RecipeError(f"precision={self.precision!r} is unknown: choose one of {known}")
+        check_choice("precision", self.precision, PRECISIONS, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """Zero factors."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.linalg import truncated_svd
 from stiefel.piece import FAULTS, MATRIX, Live, Now, Scope, State, lerp, nested, prefixed, rows
 from stiefel.pieces.adam import Adam
@@ -51,8 +51,7 @@ class Projected:
         if self.rank is not None:
             Live("rank", self.rank, "count")  # refuses what is none
         for name, known in (("source", SOURCES), ("svd", SVDS)):
-            if (value := getattr(self, name)) not in known:
-                raise RecipeError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}")
+            check_choice(name, getattr(self, name), known, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """The first coordinates as the basis."""

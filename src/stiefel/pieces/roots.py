@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stiefel.errors import RecipeError
+from stiefel.errors import RecipeError, check_choice
 from stiefel.linalg import inv_root
 from stiefel.linalg.roots import DAMPINGS
 from stiefel.piece import (
@@ -70,9 +70,7 @@ class Roots:
             ("power", self.power, POWERS),
             ("damping", self.damping, tuple(DAMPINGS)),
         ):
-            if value not in known:
-                listed = ", ".join(map(str, known))
-                raise RecipeError(f"{name}={value!r} is unknown: choose one of {listed}")
+            check_choice(name, value, known, RecipeError)
 
     def init(self, like: Tensor) -> State:
         """Nothing seen, roots 1."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stiefel.errors import HyperparameterError, RecipeError
+from stiefel.errors import HyperparameterError, RecipeError, check_choice
 from stiefel.piece import MATRIX, Live, Now, Scope, State, lerp, lerp_, rows, zeros
 from stiefel.pieces.noise import noise
 from stiefel.pieces.numbers import larger
@@ -67,9 +67,7 @@ class Whitened:
     scope: ClassVar[Scope] = MATRIX
 
     def __post_init__(self) -> None:
-        if self.geometry not in GEOMETRIES:
-            known = ", ".join(GEOMETRIES)
-            raise RecipeError(f"geometry={self.geometry!r} is unknown: choose one of {known}")
+        check_choice("geometry", self.geometry, GEOMETRIES, RecipeError)
         if not (isinstance(self.max_skew, int | float) and self.max_skew >= 0):
             raise HyperparameterError(f"max_skew={self.max_skew!r} is out of range: give >= 0")
 

@@ -1,4 +1,7 @@
-"""How `fidelity.py` measures: the search for a learning rate, the log, the runs."""
+"""How `fidelity.py` measures: the search for a learning rate, the log, the runs.
+
+`race.py` keeps its runs in the same way.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ WARM_UP, ROUNDS = 3, 25  # steps that are timed, after some that choose kernels 
 GUESSING = math.log(256)  # nats per byte of a model that has learned nothing
 
 Line = dict[str, Any]
-Variants = Mapping[str, dict[str, Any]]
+Variants = Mapping[str, Any]
 
 
 def register(variants: Variants) -> None:
@@ -132,7 +135,8 @@ class Lab:
     Attributes:
         task: its name.
         shared: the settings of all runs but for variant, learning rate, seed and equal time.
-        variants: keywords of `stiefel.muon` by name; the first variant is the baseline.
+        variants: by name what tells one from another in the log, such as the keywords of
+            `stiefel.muon`; the first variant is the baseline.
     """
 
     task: str
@@ -160,8 +164,13 @@ class Lab:
 
     def known_loss(self, settings: Settings) -> float | None:
         """The final loss of a run that has been done."""
+        record = self.known(settings)
+        return None if record is None else final_loss(record)
+
+    def known(self, settings: Settings) -> Record | None:
+        """What is left of a run that has been done."""
         line = self.log.find(self._key("run", settings))
-        return None if line is None else final_loss(from_line(line["record"]))
+        return None if line is None else from_line(line["record"])
 
     def time_steps(self, variants: Sequence[str]) -> None:
         """Log the pace of those that have none, relative to the baseline in the same process."""

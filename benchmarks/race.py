@@ -13,24 +13,21 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fidelity_lab import Line, Log, final_loss, from_line, mend, origin, to_line
+from fidelity_lab import Lab, Log, final_loss, mend
 from fidelity_report import detectable, gaps
 
 import stiefel
 from stiefel import recipes
-from stiefel.bench.race import Record, finish
 from stiefel.bench.report import spread
 from stiefel.bench.settings import Settings
 from stiefel.bench.text import Text, read_text
-from stiefel.bench.training import Run
 
 # As one would write them: the calls themselves are the names. The first is the baseline.
 METHODS = (
@@ -107,37 +104,17 @@ def search(loss: Callable[[int], float]) -> int:
         losses |= {rung: loss(rung) for rung in sorted(missing)}
 
 
-@dataclass(frozen=True)
-class Track:
-    """The runs that were made; without a text it can look up but not run."""
+def laboratory(methods: Sequence[str], log: Log, text: Text | None = None) -> Lab:
+    """Where the methods run; without a text it can look up but not run."""
+    return Lab("race", TASK, {method: method for method in methods}, log, text)
 
-    log: Log
-    text: Text | None = None
 
-    def compete(self, method: str, seeds: int) -> None:
-        """Tune a method on seed 0, then run it with every seed."""
-        own = replace(TASK, optimizer=method)
-        best = search(lambda rung: self.loss(replace(own, lr=rate(rung))))
-        for seed in range(seeds):
-            self.loss(replace(own, lr=rate(best), seed=seed))
-
-    def loss(self, settings: Settings) -> float:
-        """The final loss of a run, which is done if it has not been."""
-        if record := self.known(settings):
-            return final_loss(record)
-        record = finish(Run(settings, self.text, time.process_time), lambda *_: None)
-        self.log.append({**self._key(settings), "record": to_line(record), **origin()})
-        print(f"{settings.optimizer}, lr {settings.lr:g}, seed {settings.seed}: {record.loss:.4f}")
-        return final_loss(record)
-
-    def known(self, settings: Settings) -> Record | None:
-        """What is left of a run that has been done."""
-        line = self.log.find(self._key(settings))
-        return line and from_line(line["record"])
-
-    def _key(self, settings: Settings) -> Line:
-        text = {"text": self.text.digest} if self.text else {}
-        return {"settings": asdict(settings), **text}
+def compete(lab: Lab, method: str, seeds: int) -> None:
+    """Tune a method on seed 0, then run it with every seed."""
+    own = replace(lab.shared, optimizer=method)
+    best = search(lambda rung: lab.loss(replace(own, lr=rate(rung))))
+    for seed in range(seeds):
+        lab.loss(replace(own, lr=rate(best), seed=seed))
 
 
 # -- results -------------------------------------------------------------------------------------
@@ -153,21 +130,21 @@ class Result:
     state_bytes: float
 
 
-def result(track: Track, method: str, seeds: int) -> Result | None:
+def result(lab: Lab, method: str, seeds: int) -> Result | None:
     """What is known of a method; None before every seed was run."""
-    own = replace(TASK, optimizer=method)
+    own = replace(lab.shared, optimizer=method)
 
     def known_loss(rung: int) -> float:
-        record = track.known(replace(own, lr=rate(rung)))
-        if record is None:
+        loss = lab.known_loss(replace(own, lr=rate(rung)))
+        if loss is None:
             raise LookupError(method)
-        return final_loss(record)
+        return loss
 
     try:
         lr = rate(search(known_loss))
     except LookupError:
         return None
-    records = [track.known(replace(own, lr=lr, seed=seed)) for seed in range(seeds)]
+    records = [lab.known(replace(own, lr=lr, seed=seed)) for seed in range(seeds)]
     if None in records:
         return None
     losses = {record.seed: final_loss(record) for record in records}
@@ -226,14 +203,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     register(methods)
     mend(LOG)
     if args.report:
-        found = {method: result(Track(Log(LOG)), method, args.seeds) for method in methods}
+        lab = laboratory(methods, Log(LOG))
+        found = {method: result(lab, method, args.seeds) for method in methods}
         missing = [method for method, result in found.items() if result is None]
         print("not finished:", ", ".join(missing) or "none")
         write({method: result for method, result in found.items() if result})
     else:
-        track = Track(Log(LOG), read_text(None, TASK.context + 1))
+        lab = laboratory(methods, Log(LOG), read_text(None, TASK.context + 1))
         for method in methods:
-            track.compete(method, args.seeds)
+            compete(lab, method, args.seeds)
 
 
 if __name__ == "__main__":

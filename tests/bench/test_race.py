@@ -16,8 +16,9 @@ from stiefel.bench.training import Point
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # scripts, not a package
 
+import fidelity_lab
 import race
-from fidelity_lab import Log
+from fidelity_lab import Lab, Log
 
 THREE = ["muon()", "averaged(muon())", 'soap(precision="bfloat16", block=192)']
 
@@ -29,12 +30,12 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def track(tmp_path: Path, text: Text) -> race.Track:
-    return race.Track(Log(tmp_path / "runs.jsonl"), text)
+def lab(tmp_path: Path, text: Text) -> Lab:
+    return race.laboratory(THREE, Log(tmp_path / "runs.jsonl"), text)
 
 
-def reopened(track: race.Track) -> race.Track:
-    return race.Track(Log(track.log.path))
+def reopened(lab: Lab) -> Lab:
+    return race.laboratory(THREE, Log(lab.log.path))
 
 
 def formula(settings: Settings, *_: object) -> Record:
@@ -48,7 +49,7 @@ def formula(settings: Settings, *_: object) -> Record:
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """From now on so many runs are formulas; the next is killed."""
-    monkeypatch.setattr(race, "Run", lambda settings, *_: settings)
+    monkeypatch.setattr(fidelity_lab, "Run", lambda settings, *_: settings)
 
     def allow(runs: int) -> None:
         left = iter(range(runs))
@@ -58,7 +59,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise KeyboardInterrupt
             return formula(settings)
 
-        monkeypatch.setattr(race, "finish", until_killed)
+        monkeypatch.setattr(fidelity_lab, "finish", until_killed)
 
     return allow
 
@@ -100,33 +101,31 @@ def test_divergence_ends_the_search() -> None:
 
 @pytest.mark.parametrize("survived", [0, 3, 7])
 def test_a_killed_race_goes_on_where_it_stopped(
-    track: race.Track, tmp_path: Path, trained: Callable[[int], None], survived: int
+    lab: Lab, tmp_path: Path, trained: Callable[[int], None], survived: int
 ) -> None:
-    def compete(track: race.Track) -> None:
+    def compete(lab: Lab) -> None:
         for method in THREE:
-            track.compete(method, seeds=2)
+            race.compete(lab, method, seeds=2)
 
     race.register(THREE)
-    whole = replace(track, log=Log(tmp_path / "whole.jsonl"))
+    whole = replace(lab, log=Log(tmp_path / "whole.jsonl"))
     trained(100)
     compete(whole)
     trained(survived)
     with pytest.raises(KeyboardInterrupt):
-        compete(track)
-    assert len(reopened(track).log.lines) == survived
+        compete(lab)
+    assert len(reopened(lab).log.lines) == survived
     trained(100)
-    compete(replace(track, log=Log(track.log.path)))
-    assert track.log.path.read_text() == whole.log.path.read_text()
+    compete(replace(lab, log=Log(lab.log.path)))
+    assert lab.log.path.read_text() == whole.log.path.read_text()
 
 
-def test_what_is_not_finished_has_no_result(
-    track: race.Track, trained: Callable[[int], None]
-) -> None:
+def test_what_is_not_finished_has_no_result(lab: Lab, trained: Callable[[int], None]) -> None:
     race.register(THREE)
     trained(100)
     for method, seeds in zip(THREE, (3, 3, 2), strict=True):
-        track.compete(method, seeds)
-    found = {method: race.result(reopened(track), method, seeds=3) for method in THREE}
+        race.compete(lab, method, seeds)
+    found = {method: race.result(reopened(lab), method, seeds=3) for method in THREE}
     assert [method for method, result in found.items() if result is None] == [THREE[2]]
     best = found[THREE[0]]
     assert best.lr == pytest.approx(0.01 * 2.0 ** (len(THREE[0]) % 4))

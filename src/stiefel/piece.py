@@ -45,6 +45,7 @@ __all__ = [
     "FAULTS",
     "MATRIX",
     "REFRESH_EVERY",
+    "Evaluated",
     "Live",
     "Now",
     "Piece",
@@ -170,6 +171,18 @@ class Piece(Protocol):
 
     def __call__(self, x: Tensor, state: State, now: Now) -> Tensor:
         """Map the stack ``x`` `[b, m, n]`; may update ``state`` in place, never ``x``."""
+        ...
+
+
+@runtime_checkable
+class Evaluated(Protocol):
+    """A piece of the last slot that knows better weights than those that are trained."""
+
+    def evaluation(self, weight: Tensor, state: State, now: Now) -> Tensor:
+        """The weights `[b, m, n]` to evaluate at, ``weight`` before the first step.
+
+        Writes to nothing; ``now.step`` is the number of steps that were made.
+        """
         ...
 
 

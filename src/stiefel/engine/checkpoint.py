@@ -92,8 +92,7 @@ def _agreed(sharing: Sharing, call: str) -> Iterator[Callable[[], None]]:
     def agree(error: Exception | None = None) -> None:
         nonlocal met
         met = True
-        sharing.meet(call)
-        sharing.tell(error)
+        sharing.agree(call, error)
 
     try:
         yield agree

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,25 +18,13 @@ from stiefel.engine.distributed.shards import step_shards
 from stiefel.engine.execution import eager
 from stiefel.engine.transport import local
 from stiefel.errors import ParameterError
-from stiefel.piece import Now, Piece, Scope, State, nested
+from stiefel.piece import Evaluated, Now, Piece, Scope, State, nested
 from stiefel.recipe import Recipe
 
 if TYPE_CHECKING:
     from stiefel.engine.optimizer import Optimizer
 
 __all__ = ["evaluating"]
-
-
-@runtime_checkable
-class Evaluated(Protocol):
-    """A piece of the last slot that knows better weights than those that are trained."""
-
-    def evaluation(self, weight: Tensor, state: State, now: Now) -> Tensor:
-        """The weights `[b, m, n]` to evaluate at, ``weight`` before the first step.
-
-        Writes to nothing; ``now.step`` is the number of steps that were made.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,9 +84,8 @@ def _refuse_step(*_: Any) -> None:
 def _show(optimizer: Optimizer, kept: list[tuple[Tensor, Tensor]]) -> None:
     """Put the weights to evaluate at into the parameters, and what was there into ``kept``."""
     sharing = optimizer._sharing
-    if sharing.shares:
-        sharing.meet("opt.evaluating()")
-    with sharing.together():  # what fails here fails before anything is on its way
+    # What fails in here fails before anything is on its way.
+    with sharing.together("opt.evaluating()"):
         every = [(*entry, _showing(entry[1])) for entry in optimizer._bucketed()]
         shown = {p: recipe for group, _, _, recipe in every if recipe for p in group["params"]}
         own = {parameter: local(parameter).detach() for parameter in shown}

@@ -171,8 +171,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _bucketed(self) -> Bucketed:
         """The buckets of every group, made anew when groups or parameters were changed."""
-        follow(self)
         if self._seen != self._signature():
+            follow(self)
             recipes = [self._recipes[group["recipe"]] for group in self.param_groups]
             self._buckets = [
                 (group, recipe, self._buckets_of(index, group, recipe))

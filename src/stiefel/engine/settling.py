@@ -66,9 +66,8 @@ def fresh_state(optimizer: Optimizer, parameter: Tensor, recipe: Recipe) -> dict
 
 def settle(optimizer: Optimizer, parameter: Tensor, recipe: Recipe) -> None:
     """Fit the state to a parameter that is new, was cast or moved, or lost its state."""
-    share = optimizer._sharing.shares.get(parameter)
-    whole = initial_state(parameter, optimizer._views[parameter], recipe, "meta")
-    blank = fresh_count() if share else whole
+    share, view = optimizer._sharing.shares.get(parameter), optimizer._views[parameter]
+    blank = fresh_count() if share else initial_state(parameter, view, recipe, "meta")
     if not blank.keys() <= optimizer.state[parameter].keys():
         optimizer.state[parameter] = fresh_state(optimizer, parameter, recipe)
     state = optimizer.state[parameter]

@@ -186,17 +186,20 @@ def like(parameter: Tensor, part: Tensor) -> Tensor:
     """``part`` as this rank's part of a DTensor that lies as ``parameter`` does."""
     if not is_sharded(parameter):
         return part
-    shape = parameter.shape
     if part.storage_offset():  # torch cannot copy a DTensor that begins inside its storage
         part = from_dlpack(part)
-    made: Tensor = sys.modules["torch.distributed.tensor"].DTensor.from_local(
-        part,
-        parameter.device_mesh,
-        parameter.placements,
-        shape=shape,
-        stride=torch.empty(shape, device="meta").stride(),
-    )
-    return made
+    return _assembled(part, parameter.device_mesh, parameter.placements, parameter.shape)
+
+
+def _assembled(
+    part: Tensor, mesh: DeviceMesh, placements: Sequence[Any], shape: Sequence[int]
+) -> Tensor:
+    """The DTensor of ``shape``, contiguous as a whole, of which ``part`` is this rank's."""
+    from torch.distributed.tensor import DTensor  # noqa: PLC0415
+
+    whole_shape = torch.Size(shape)
+    stride = torch.empty(whole_shape, device="meta").stride()
+    return DTensor.from_local(part, mesh, placements, shape=whole_shape, stride=stride)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -289,17 +292,10 @@ def _cut(name: str, parameter: Any, placement: Any) -> Cut | None:
 
 def dealt(part: Tensor, shape: tuple[int, ...], cut: Cut | None, team: Team) -> Tensor:
     """This rank's part of a tensor of ``shape`` as a DTensor, cut over its team or a replica."""
-    from torch.distributed.tensor import DTensor, Replicate, Shard  # noqa: PLC0415
+    from torch.distributed.tensor import Replicate, Shard  # noqa: PLC0415
 
     placement = Replicate() if cut is None else Shard(cut.axis)
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        part,
-        _mesh(team.group, team.device.type),
-        [placement],
-        shape=torch.Size(shape),
-        stride=stride,
-    )
+    return _assembled(part, _mesh(team.group, team.device.type), [placement], shape)
 
 
 @cache

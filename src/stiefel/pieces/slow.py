@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stiefel.errors import RecipeError
-from stiefel.piece import Live, Now, Piece, Scope, State, lerp_, nested, prefixed
+from stiefel.piece import Evaluated, Live, Now, Piece, Scope, State, lerp_, nested, prefixed
 
 __all__ = ["Averaged", "Lookahead", "blank", "refuse_hidden", "start_", "started"]
 
@@ -44,7 +44,7 @@ def refuse_hidden(outer: Piece, inner: Piece, seen: tuple[type, ...] = ()) -> No
     Raises:
         RecipeError: the inner piece's would be kept for nothing.
     """
-    if hasattr(inner, "evaluation") and not isinstance(inner, seen):
+    if isinstance(inner, Evaluated) and not isinstance(inner, seen):
         hidden, asked = type(inner).__name__, type(outer).__name__
         raise RecipeError(
             f"{hidden} inside {asked}: a model is evaluated at the weights of the outermost of "

@@ -111,9 +111,7 @@ class Sharing:
             yield
         except Exception as raised:
             error = raised
-        if call:
-            self.meet(call)
-        self.tell(error)
+        self.agree(call, error)
 
     @contextmanager
     def compared(self, describe: Callable[[Tensor], str]) -> Iterator[None]:
@@ -129,10 +127,11 @@ class Sharing:
         finally:
             self._comparing = False
 
-    def meet(self, call: str) -> None:
-        """Wait until every rank makes the same call, but not for ever."""
-        for team in self.teams:
+    def agree(self, call: str, error: Exception | None = None) -> None:
+        """Tell what went wrong, and with the name of a ``call`` do not wait for ever to tell it."""
+        for team in self.teams if call else ():
             team.meet(call)
+        self.tell(error)
 
     # -- a step ------------------------------------------------------------------------------------
 

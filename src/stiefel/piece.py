@@ -31,7 +31,7 @@ import dataclasses
 import enum
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -49,6 +49,7 @@ __all__ = [
     "Live",
     "Now",
     "Piece",
+    "Refreshed",
     "Scope",
     "State",
     "lerp",
@@ -56,6 +57,7 @@ __all__ = [
     "lerp_square_",
     "live_numbers",
     "nested",
+    "parts",
     "prefixed",
     "rows",
     "zeros",
@@ -186,16 +188,31 @@ class Evaluated(Protocol):
         ...
 
 
+@runtime_checkable
+class Refreshed(Protocol):
+    """Something in a piece that knows what a refresh costs; of others it is ``m^3 + n^3``."""
+
+    def refresh_cost(self, m: int, n: int) -> float:
+        """Of one matrix `[m, n]`, in any unit: by it refreshes are spread over their period."""
+        ...
+
+
+def parts(whole: object) -> Iterator[object]:
+    """Everything that a piece or recipe is made of, itself first, nested, in field order."""
+    yield whole
+    if isinstance(whole, tuple):
+        inner: Iterable[object] = whole
+    elif dataclasses.is_dataclass(whole) and not isinstance(whole, type):
+        inner = (getattr(whole, field.name) for field in dataclasses.fields(whole))
+    else:
+        inner = ()
+    for part in inner:
+        yield from parts(part)
+
+
 def live_numbers(part: object) -> Iterator[Live]:
-    """Every `Live` number in a piece or recipe, nested pieces included, in field order."""
-    if isinstance(part, Live):
-        yield part
-    elif isinstance(part, tuple):
-        for item in part:
-            yield from live_numbers(item)
-    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        for field in dataclasses.fields(part):
-            yield from live_numbers(getattr(part, field.name))
+    """Every `Live` number among the `parts`."""
+    return (each for each in parts(part) if isinstance(each, Live))
 
 
 def prefixed(prefix: str, state: State) -> State:

@@ -260,11 +260,13 @@ class Bucket:
                 state[member.parameter][member.key(name)].copy_(member.at_rest(values))
 
 
-def with_phases(members: Sequence[Member], stagger: bool) -> list[Member]:
+def with_phases(members: Sequence[Member], recipe: Recipe, stagger: bool) -> list[Member]:
     """The members with the phases of their clocks, which spread the work unless all are in step."""
-    costs = [float(m.block.m**3 + m.block.n**3) for m in members for _ in range(m.count)]
-    every = iter(clock.phases(costs) if stagger else [0.0] * len(costs))
-    return [replace(m, phases=tuple(itertools.islice(every, m.count))) for m in members]
+    shapes = [(m.block.m, m.block.n) for m in members for _ in range(m.count)]
+    costs = [clock.refresh_cost(recipe, *shape) for shape in shapes]
+    every = recipe.live[REFRESH_EVERY].default if stagger and recipe.clocked else 1
+    found = iter(clock.phases(costs, every))
+    return [replace(m, phases=tuple(itertools.islice(found, m.count))) for m in members]
 
 
 def make_buckets(recipe: Recipe, members: Iterable[Member]) -> list[Bucket]:

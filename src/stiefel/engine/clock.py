@@ -9,20 +9,49 @@ has to be saved, and a resumed run goes on in phase.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Sequence
 
-__all__ = ["due", "phases"]
+from stiefel.piece import Refreshed, parts
+from stiefel.recipe import Recipe
+
+__all__ = ["due", "phases", "refresh_cost"]
 
 
-def phases(costs: Sequence[float]) -> list[float]:
-    """Where in the period `[0, 1)` each matrix stands: the share of the work that lies before it.
+def refresh_cost(recipe: Recipe, m: int, n: int) -> float:
+    """Of one matrix `[m, n]`, beside that of others."""
+    known = next((part for part in parts(recipe) if isinstance(part, Refreshed)), None)
+    return known.refresh_cost(m, n) if known else float(m**3 + n**3)
 
-    The first has phase 0, so that a single matrix keeps the published schedule.
+
+def phases(costs: Sequence[float], every: int) -> list[float]:
+    """Where in the period `[0, 1)` each matrix stands, so that no step has much more than others.
+
+    The dearest go first, each to the step that has least to do. The first of them has phase 0, so
+    that a single matrix keeps the published schedule; of equal cost, neighbours stay together, for
+    they are refreshed as one stack.
+
+    Args:
+        costs: of a refresh of each matrix.
+        every: the usual period; another one meanwhile spreads them nearly as well.
     """
-    total = sum(costs) or 1.0
-    before = itertools.accumulate(costs, initial=0.0)
-    return [start / total for start, _ in zip(before, costs, strict=False)]
+    steps = min(every, len(costs))
+    loads = [(0.0, step) for step in range(steps)]
+    found = [0.0] * len(costs)
+    dearest_first = sorted(range(len(costs)), key=lambda index: -costs[index])
+    for cost, equal in itertools.groupby(dearest_first, key=costs.__getitem__):
+        indices = list(equal)
+        for index, step in zip(indices, sorted(_add(loads, cost) for _ in indices), strict=True):
+            found[index] = step / steps
+    return found
+
+
+def _add(loads: list[tuple[float, int]], cost: float) -> int:
+    """The step that had least to do, which has ``cost`` more to do now."""
+    load, step = loads[0]
+    heapq.heapreplace(loads, (load + cost, step))
+    return step
 
 
 def due(step: int, every: int, phases: Sequence[float]) -> list[slice]:
@@ -32,8 +61,13 @@ def due(step: int, every: int, phases: Sequence[float]) -> list[slice]:
     """
     if step == 1:
         return [slice(0, len(phases))]
-    up = [i for i, phase in enumerate(phases) if (step - 1 + int(phase * every)) % every == 0]
+    up = [i for i, phase in enumerate(phases) if (step - 1 + _whole(phase * every)) % every == 0]
     return [slice(start, stop) for start, stop in _runs(up)]
+
+
+def _whole(steps: float) -> int:
+    """The steps that are over; 28.999999999999996, which is what 0.29 * 100 makes, are 29."""
+    return int(steps + 1e-9)
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:

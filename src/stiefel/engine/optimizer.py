@@ -196,7 +196,7 @@ class Optimizer(torch.optim.Optimizer):
         for parameter in params:
             settle(self, parameter, recipe)
         members = [m for p in params for m in members_of(self._stepped(p), self._views[p], recipe)]
-        members = with_phases(members, self._stagger)
+        members = with_phases(members, recipe, self._stagger)
         return make_buckets(recipe, self._sharing.without_shares(index, members))
 
     def _stepped(self, parameter: Tensor) -> Tensor:

@@ -64,6 +64,11 @@ class Kronecker:
         longest = self.block or length
         return next(k for k in range(1, length + 1) if length % k == 0 and length // k <= longest)
 
+    def refresh_cost(self, m: int, n: int) -> float:
+        """Cubes of the blocks' sides."""
+        sides = [side for side in (m, n) if side <= self.max_dim]
+        return float(sum(side**3 / self._blocks(side) ** 2 for side in sides))
+
     def learn(self, x: Tensor, state: State, now: Now) -> None:
         """Take the stack ``x`` `[b, m, n]` into the factors, in place."""
         for side in sides(state):

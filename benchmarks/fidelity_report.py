@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pages import insert
 
 from stiefel.bench.figure import RING, styles, tidy
 from stiefel.bench.report import spread
@@ -28,8 +28,6 @@ COLUMNS = (
     "at 2.8x lr",
     "optimiser ms",
 )
-MARKS = "<!-- results -->\n", "<!-- end of results -->"
-REGION = re.compile(f"(?<={MARKS[0]}).*(?={MARKS[1]})", re.DOTALL)
 ABOVE_BEST = 0.2  # the picture shows losses up to this much (nats) above the lowest
 
 
@@ -192,9 +190,6 @@ def render(study: Study) -> str:
 def write(studies: Sequence[Study], page: Path, picture: Path) -> None:
     """Put the results between the marks of the page, and draw the picture beside it."""
     sections = "\n".join(map(render, studies))
-    text, count = REGION.subn(lambda _: sections, page.read_text())
-    if count != 1:
-        raise ValueError(f"{page} must have the marks {MARKS} once, each on a line of its own")
-    page.write_text(text)
+    insert(page, "results", sections)
     draw(studies).savefig(picture)
     print(sections)

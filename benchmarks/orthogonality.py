@@ -20,6 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from momentum import load
+from pages import insert
 from polar import Effort, milliseconds
 from torch import Tensor
 from yardstick import cosine, defect, exact_polar, gaussian, log_spaced, rank_deficient
@@ -28,7 +29,6 @@ from stiefel.bench.figure import tidy
 from stiefel.linalg import METHODS, polar
 
 DOCS = Path(__file__).parent.parent / "docs"
-START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 BASE = "jordan"
 REAL = 12
 
@@ -104,12 +104,6 @@ def cell(score: Score) -> str:
     return f"{score.cosine:.3f} / {score.defect:.2g}"
 
 
-def insert(text: str, block: str) -> str:
-    """``text`` with ``block`` between its two markers."""
-    before, rest = text.split(START)
-    return f"{before}{START}\n{block}\n{END}{rest.split(END)[1]}"
-
-
 # -- picture -------------------------------------------------------------------------------------
 
 # Okabe and Ito's colours stay apart for all common kinds of colour blindness. Seven colours and six
@@ -174,8 +168,7 @@ def main() -> None:
     matrices = {kind: make() for kind, make in KINDS.items()}
     found = {kind: scores(X, tried, effort) for kind, X in matrices.items()}
     rows = table(found, {kind: median_singular_value(X) for kind, X in matrices.items()})
-    page = args.docs / "orthogonality.md"
-    page.write_text(insert(page.read_text(), rows))
+    insert(args.docs / "orthogonality.md", "table", rows)
     draw(found).savefig(args.docs / "assets" / "orthogonality.png")
     print(rows)
 

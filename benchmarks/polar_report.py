@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 JORDAN = "torch.optim.Muon"
 # A routine is ours, or a baseline that takes a stack of matrices as one or does not.
@@ -43,7 +44,7 @@ class Result:
 
     Args:
         role: OURS, STACKED or ONE_BY_ONE.
-        milliseconds: median of a call.
+        milliseconds: of its fastest call.
         flops: of a call.
         peak: flops per second that a bfloat16 matmul reached meanwhile.
         defect, cosine, worst: mean of the defect, mean and least of the cosine over the matrices.
@@ -196,3 +197,31 @@ def _line(r: Result, results: Sequence[Result], star: bool) -> str:
         f"{name:<{WIDTH}}{r.milliseconds:>10.3f}{ratio(r, results):>8.2f}{r.defect:>10.2g}"
         f"{r.cosine:>9.4f}{r.worst:>9.4f}{r.flops / r.case.needed_flops:>8.1f}{share:>7.0%}"
     )
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """Markdown of a saved run: real matrices in float32, and what became of the goals."""
+    results = [Result(**{**row, "case": Case(**row["case"])}) for row in figures["results"]]
+    shown = [r for r in results if (r.case.kind, r.case.dtype) == ("momentum", "float32")]
+    machine = ", ".join(f"{key} {value}" for key, value in figures["machine"].items())
+    goals = "".join(f"- {verdict}\n" for verdict in check(results))
+    return f"{table(shown)}\n{figures['date'][:10]}: {machine}.\n\n{goals}"
+
+
+def table(results: Sequence[Result]) -> str:
+    """A row for each stack: times over the fastest baseline's, and cosines."""
+    ours = list(dict.fromkeys(r.routine for r in results if r.role == OURS))
+    head = ["stack", "fastest baseline", JORDAN, *(f"`{name}`" for name in ours)]
+    head += [f"cosine, {JORDAN}", *(f"`{name}`" for name in ours)]
+    lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
+    for case in dict.fromkeys(r.case for r in results):
+        named = {r.routine: r for r in results if r.case == case}
+        best = min((r for r in named.values() if r.role != OURS), key=lambda r: r.milliseconds)
+        columns = [named[name] for name in (JORDAN, *ours)]
+        times = [f"{r.milliseconds / best.milliseconds:.2f}" for r in columns]
+        stack = f"{case.b} x {case.m} x {case.n}"
+        lines.append([stack, best.routine, *times, *(f"{r.cosine:.3f}" for r in columns)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -12,7 +12,6 @@ where it stopped. `--report` renders the lines into `docs/optimizers.md`.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 
 from fidelity_lab import Lab, Log, final_loss, mend
 from fidelity_report import detectable, gaps
+from pages import insert
 
 import stiefel
 from stiefel import recipes
@@ -67,7 +67,6 @@ FURTHEST = 8  # no learning rate is tried that is further from 0.01 than so many
 
 ROOT = Path(__file__).parent.parent
 LOG, PAGE = ROOT / "benchmarks/results/race/runs.jsonl", ROOT / "docs/optimizers.md"
-REGION = re.compile("(?<=<!-- race -->\n).*(?=<!-- end of race -->)", re.DOTALL)
 
 
 def register(methods: Iterable[str]) -> None:
@@ -177,17 +176,8 @@ def noise(results: Mapping[str, Result]) -> str:
 
 
 def write(results: Mapping[str, Result]) -> None:
-    """Put the results between the marks of the page.
-
-    Raises:
-        ValueError: a page without both marks.
-    """
-    page, count = REGION.subn(
-        lambda _: "\n" + table(results) + noise(results) + "\n", PAGE.read_text()
-    )
-    if count != 1:
-        raise ValueError(f"{PAGE} must have <!-- race --> and <!-- end of race --> once")
-    PAGE.write_text(page)
+    """Put the results into the page."""
+    insert(PAGE, "race", table(results) + noise(results))
 
 
 # -- the command line ----------------------------------------------------------------------------

@@ -33,9 +33,10 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from pages import insert
 from polar import stopwatch
 from step_optimizers import BASELINE, Contestant, Work, contestants, methods
-from step_report import Race, Result, insert, table
+from step_report import Race, Result, table
 from step_stage import QUICK, Size, Stage, state_bytes
 from torch.optim import Optimizer
 
@@ -197,7 +198,7 @@ def main() -> None:
     size = chosen_size(args)
     file = args.folder / file_name(size, args.device, args.compile)
     if args.report:
-        insert(Race.from_json(json.loads(file.read_text())), args.report)
+        insert(args.report, "step table", table(Race.from_json(json.loads(file.read_text()))))
         return
     torch.set_num_threads(args.threads)
     measured = measure(size, args.methods, args.compile, args.device)

@@ -6,10 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-
-START, END = "<!-- step table -->\n", "<!-- end of step table -->\n"
 
 
 @dataclass(frozen=True)
@@ -127,16 +124,3 @@ def footnotes(race: Race) -> str:
     lines += [f"{key}: {value}" for key, value in race.facts.items()]
     lines += [f"not measured, {label}: {reason}" for label, reason in race.absent.items()]
     return "".join(f"- {line}\n" for line in lines)
-
-
-def insert(race: Race, page: Path) -> None:
-    """Put the table between the marks of the page.
-
-    Raises:
-        ValueError: a page without both marks, each once and on a line of its own.
-    """
-    text = page.read_text()
-    if (text.count(START), text.count(END)) != (1, 1) or text.index(START) > text.index(END):
-        raise ValueError(f"{page} must have {START.strip()} and {END.strip()} once, in this order")
-    before, rest = text.split(START)
-    page.write_text(f"{before}{START}\n{table(race)}\n{END}{rest.split(END)[1]}")

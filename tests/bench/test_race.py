@@ -144,13 +144,3 @@ def test_the_table_has_the_best_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert text.index("| `muon()` | 0.02 | 2.1") < text.index("| `worse()` | 0.01 | 3.0")
     assert "| +0.900 | 8.0 |" in text
-
-
-def test_a_page_without_marks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("nothing")
-    monkeypatch.setattr(race, "PAGE", page)
-    result = race.Result("muon()", 0.01, {0: 1.0}, 4.0)
-    with pytest.raises(ValueError, match="race"):
-        race.write({"muon()": result})
-    assert page.read_text() == "nothing"

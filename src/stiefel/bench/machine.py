@@ -1,7 +1,6 @@
 """Where a result was measured, and with which versions."""
 
 import platform
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ def describe_machine(device: str) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": metadata.version("torch"),
+        "torch": torch.__version__,
         "stiefel": stiefel.__version__,
     }
 

@@ -41,7 +41,7 @@ class RationalStep:
         terms = zip(self.weights, self.shifts, strict=True)
         return self.scale * (s + sum(w * s / (s * s + shift) for w, shift in terms))
 
-    def __call__(self, X: Tensor) -> Tensor:
+    def apply(self, X: Tensor) -> Tensor:  # not a call: torch 2.11 cannot compile that
         """The step on a stack `[b, m, n]` of matrices with ``||X|| <= 1``."""
         solve = _by_cholesky if min(self.shifts) >= SAFE_SHIFT else _by_qr
         Y = X
@@ -83,7 +83,7 @@ def converge(X: Tensor, steps: list[RationalStep]) -> Tensor:
     norm = torch.linalg.matrix_norm(X, keepdim=True)
     Y: Tensor = X / norm.clamp_min(torch.finfo(X.dtype).tiny)
     for step in steps:
-        Y = step(Y)
+        Y = step.apply(Y)
     return Y
 
 

@@ -27,6 +27,10 @@ WHOLE = 1 << 14  # no side of a matrix is longer, so that no package cuts it or 
 # Muon's step is mostly its polar factor, of which there are faster and nearer ones.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "muon": ({"polar": "fast"},),
+    "shampoo": (
+        {"precision": "bfloat16", "eigenvectors": "qr"},
+        {"precision": "bfloat16", "eigenvectors": "qr", "block": 768},
+    ),
     "soap": ({"precision": "bfloat16"}, {"precision": "bfloat16", "block": 768}),
 }
 

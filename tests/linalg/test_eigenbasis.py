@@ -13,6 +13,7 @@ from stiefel.linalg.eigenbasis import (
     eigenbasis,
     in_order,
     orthogonal_iteration,
+    rayleigh_quotients,
 )
 
 methods = pytest.mark.parametrize("method", BASIS_METHODS)
@@ -289,3 +290,14 @@ def test_properties(method: str, n: int, rank: int, scale: float, seed: int) -> 
     before = rayleigh(P, A).take_along_dim(order, -1)
     assert bool((before.diff(dim=-1) <= 1e-12 * A.norm()).all())
     assert float((rayleigh(Q, A)[:, 0] - before[:, 0]).min()) > -1e-12 * float(A.norm())
+
+
+@pytest.mark.parametrize("n", [16, 256])
+def test_rayleigh_quotients_in_16_bits_are_nearer_than_the_basis(n: int) -> None:
+    """Eight orders of magnitude of eigenvalues; in one number of 16 bits the small ones drown."""
+    spectrum = torch.logspace(0, -8, n, dtype=torch.float64)
+    Q = orthonormal(n, n)
+    A = with_basis(Q, spectrum)
+    assert (rayleigh_quotients(A, Q) - spectrum).abs().max() < 1e-14
+    off = (rayleigh_quotients(A.float(), Q.bfloat16()).double() - spectrum).abs()
+    assert bool((off < 4e-3 * spectrum + 3e-6).all())

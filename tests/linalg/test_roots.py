@@ -9,7 +9,7 @@ from torch.linalg import LinAlgError
 
 from stiefel.errors import ConvergenceError, MatrixError
 from stiefel.linalg import newton, roots
-from stiefel.linalg.roots import DAMPINGS, ROOT_METHODS, ROOTS, inv_root
+from stiefel.linalg.roots import DAMPINGS, ROOT_METHODS, ROOTS, inv_root, inv_root_in_basis
 
 methods = pytest.mark.parametrize("method", ROOT_METHODS)
 iterations = pytest.mark.parametrize("method", ROOT_METHODS[1:])
@@ -370,3 +370,89 @@ def test_properties(
     if method == "eigh" or damping != "relative":
         turned = inv_root(Q @ A @ Q.mT, p, **options)
         assert float((turned - Q @ R @ Q.mT).norm()) < 1e-9 * float(R.norm())
+
+
+# -- in a given basis ------------------------------------------------------------------------------
+
+
+def some_basis(n: int, seed: int = 9) -> Tensor:
+    make = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=make)).Q
+
+
+@powers
+@ridges
+def test_in_a_basis_it_is_the_root_of_the_diagonal(p: int, damping: str, device: str) -> None:
+    A = torch.stack([3 * rotated(gapped(7), seed) for seed in range(6)]).view(2, 3, 7, 7)
+    Q = some_basis(7).expand_as(A)
+    diagonal = Q @ torch.diag_embed((Q.mT @ A @ Q).diagonal(dim1=-2, dim2=-1)) @ Q.mT
+    expected = textbook(diagonal, p, ridge(diagonal, damping, 1e-2))
+    ours = inv_root_in_basis(A.to(device), Q.to(device), p, damping, 1e-2).cpu()
+    assert error(ours, expected) < 1e-11
+    assert error(ours, textbook(A, p, ridge(A, damping, 1e-2))) > 1e-2
+
+
+@powers
+@ridges
+def test_in_the_basis_of_eigenvectors_it_is_the_root(p: int, damping: str) -> None:
+    A = torch.stack([3 * rotated(gapped(7), seed) for seed in range(6)])
+    ours = inv_root_in_basis(A, torch.linalg.eigh(A)[1], p, damping, 1e-2)
+    assert error(ours, inv_root(A, p, damping=damping, epsilon=1e-2)) < 1e-11
+
+
+@powers
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-30, 1e-6, 1e6])
+def test_in_a_basis_absolute_damping_keeps_the_scale(p: int, size: float, epsilon: float) -> None:
+    A = (rotated(torch.linspace(0.5, 2, 5)) * size).float()
+    Q = torch.linalg.eigh(A.double())[1].float()
+    expected = textbook(A, p, epsilon).float()
+    ours = inv_root_in_basis(A, Q, p, "absolute", epsilon)
+    torch.testing.assert_close(ours, expected, rtol=2e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@powers
+@pytest.mark.parametrize("exponent", [-96, 96])
+def test_in_a_basis_powers_of_two_go_through(p: int, exponent: int) -> None:
+    A, Q = rotated(torch.linspace(0.5, 2, 6)).float(), some_basis(6).float()
+    scaled = inv_root_in_basis(A * 2.0**exponent, Q, p, "relative", 1e-2)
+    assert torch.equal(
+        scaled, inv_root_in_basis(A, Q, p, "relative", 1e-2) * 2.0 ** (-exponent // p)
+    )
+
+
+@powers
+@pytest.mark.parametrize("power", range(-3, 4))
+def test_in_a_basis_powers_of_two_have_exact_roots(p: int, power: int) -> None:
+    eye = torch.eye(3)
+    root = inv_root_in_basis(eye * 2.0 ** (2 * power * p), eye, p, "relative", 0.0)
+    assert torch.equal(root, eye * 2.0 ** (-2 * power))
+
+
+def test_in_a_basis_a_negative_quotient_is_zero() -> None:
+    A = torch.diag(torch.tensor([1.0, 0.5, -0.25]))
+    root = inv_root_in_basis(A, torch.eye(3), 2, "relative", 0.25)
+    torch.testing.assert_close(root, inv_root(A, 2, damping="relative", epsilon=0.25))
+
+
+def test_in_a_basis_only_what_is_poisoned_is_nan() -> None:
+    A, Q = torch.eye(3).repeat(3, 1, 1), torch.eye(3).repeat(3, 1, 1)
+    A[0, 1, 1], Q[1, 0, 0] = float("nan"), float("nan")
+    root = inv_root_in_basis(A, Q, 4, "relative", 0.0)
+    assert root[:2].isnan().flatten(1).any(1).all()
+    torch.testing.assert_close(root[2], torch.eye(3))
+
+
+@pytest.mark.parametrize("n", [16, 64, 256])
+@pytest.mark.parametrize("p", [2, 4])
+def test_in_a_basis_of_16_bits(n: int, p: int) -> None:
+    """Rounded vectors leak of the largest eigenvalue into the others, and those are enlarged by up
+    to ``epsilon^(-1/p)``: by so much the rounding, ``2^-9``, counts more.
+    """
+    spectrum = torch.cat([torch.ones(n // 4), torch.zeros(n - n // 4)]).double()
+    A, X = rotated(spectrum), rotated(spectrum) @ torch.randn(n, n, dtype=torch.float64)
+    Q = torch.linalg.eigh(A)[1].bfloat16()
+    root = inv_root_in_basis(A.float(), Q, p, "relative", 1e-4)
+    assert root.dtype == torch.bfloat16
+    expected = textbook(A, p, 1e-4) @ X
+    assert error(root.double() @ X, expected) < 1.5 * 2**-9 * 1e-4 ** (-1 / p)

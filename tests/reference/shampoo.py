@@ -1,4 +1,9 @@
-"""Shampoo in float64, from arXiv 1802.09568, with grafting and blocks of arXiv 2002.09018."""
+"""Shampoo in float64, from arXiv 1802.09568, with grafting and blocks of arXiv 2002.09018.
+
+With ``eigenvectors="qr"`` those of the last root are continued, as in Meta's Distributed Shampoo
+(`qr_algorithm` with one iteration) but for the ridge that it adds before, and with columns ranked
+as in SOAP.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,18 +11,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.reference.soap import gram
+from tests.reference.soap import eigenvectors as eigenvectors_of
+from tests.reference.soap import gram, orthogonal_iteration
 
 
 def inverse_power(A: Tensor, exponent: float, eps: float, damping: str) -> Tensor:
     """``(A + ridge)^(-exponent)``; ``"pseudo"`` inverts what exceeds ``eps lambda_max`` alone."""
-    S, Q = torch.linalg.eigh(A)
+    return power_in_basis(*torch.linalg.eigh(A), exponent, eps, damping)
+
+
+def power_in_basis(S: Tensor, Q: Tensor, exponent: float, eps: float, damping: str) -> Tensor:
+    """`inverse_power` of ``Q diag(S) Q^T``."""
     S = S.clamp_min(0)
     if damping == "pseudo":
-        kept = max(eps, len(S) * torch.finfo(S.dtype).eps) * S[-1] < S
+        kept = max(eps, len(S) * torch.finfo(S.dtype).eps) * S.max() < S
         return Q @ torch.diag(torch.where(kept, S**-exponent, 0.0)) @ Q.T
-    unit = {"absolute": 1.0, "relative": S[-1], "trace": S.mean()}[damping]
+    unit = {"absolute": 1.0, "relative": S.max(), "trace": S.mean()}[damping]
     return Q @ torch.diag((S + eps * unit) ** -exponent) @ Q.T
+
+
+def continued_power(
+    A: Tensor, Q: Tensor | None, exponent: float, eps: float, damping: str
+) -> tuple[Tensor, Tensor]:
+    """``(A + ridge)^(-exponent)`` of what A is on the diagonal in a basis, and that basis.
+
+    The basis is one orthogonal iteration from Q, or without Q that of the eigenvectors.
+    """
+    Q = eigenvectors_of(A) if Q is None else orthogonal_iteration(A, Q)[0]
+    return power_in_basis((Q.T @ A @ Q).diagonal(), Q, exponent, eps, damping), Q
 
 
 def blocks(W: Tensor, block_size: int | None) -> list[tuple[slice, slice]]:
@@ -29,15 +50,16 @@ def blocks(W: Tensor, block_size: int | None) -> list[tuple[slice, slice]]:
 
 @dataclass
 class Factors:
-    """L, R and their roots, of one block."""
+    """L, R, their roots and the bases of these, of one block."""
 
     A: list[Tensor]
     root: list[Tensor]
+    basis: list[Tensor | None]
 
     @classmethod
     def start(cls, shape: torch.Size, initial: float) -> "Factors":
         identity = [torch.eye(d, dtype=torch.float64) for d in shape]
-        return cls([initial * one for one in identity], identity)
+        return cls([initial * one for one in identity], identity, [None, None])
 
     def accumulate(self, G: Tensor, beta: float) -> None:
         """A mean, or for ``beta = 1`` a sum."""
@@ -64,6 +86,7 @@ def shampoo(
     precondition_frequency: int = 1,
     max_precond_dim: int | None = None,
     block_size: int | None = None,
+    eigenvectors: str = "eigh",
 ) -> Tensor:
     """Statistics and roots first, then the step.
 
@@ -81,6 +104,7 @@ def shampoo(
         precondition_frequency: roots are taken at steps f, 2f, ...; before the first, the step is
             the grafted method's own.
         max_precond_dim: a longer side of a block has no root; the exponent of the other one stays.
+        eigenvectors: ``"eigh"``, or ``"qr"`` for `continued_power`.
     """
     grid = blocks(W, block_size)
     factors = [Factors.start(W[block].shape, initial) for block in grid]
@@ -98,7 +122,13 @@ def shampoo(
                 for side, d in enumerate(G[block].shape):
                     if max_precond_dim is None or d <= max_precond_dim:
                         A = own.A[side] / fresh[1]
-                        own.root[side] = inverse_power(A, exponent, eps, damping)
+                        how = (exponent, eps, damping)
+                        if eigenvectors == "qr":
+                            own.root[side], own.basis[side] = continued_power(
+                                A, own.basis[side], *how
+                            )
+                        else:
+                            own.root[side] = inverse_power(A, *how)
             if t >= precondition_frequency:
                 N[block] = own.root[0] @ F[block] @ own.root[1]
         for block in [] if grafting == "none" else grid if graft_blocks else blocks(W, None):

@@ -12,12 +12,22 @@ from torch import Tensor
 
 from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import eigh, significant
+from stiefel.linalg.eigenbasis import rayleigh_quotients
 from stiefel.linalg.newton import check_steps, coupled_newton, distance, identity, newton_schulz
 from stiefel.linalg.norms import spectral_norm
-from stiefel.linalg.stack import Stack
+from stiefel.linalg.products import symmetric_product
+from stiefel.linalg.stack import Stack, prepare
 from stiefel.linalg.symmetric import prepare_symmetric, seen
 
-__all__ = ["DAMPINGS", "ROOTS", "ROOT_METHODS", "Damping", "Spectrum", "inv_root"]
+__all__ = [
+    "DAMPINGS",
+    "ROOTS",
+    "ROOT_METHODS",
+    "Damping",
+    "Spectrum",
+    "inv_root",
+    "inv_root_in_basis",
+]
 
 ROOTS: tuple[int, ...] = (1, 2, 4)
 
@@ -116,13 +126,35 @@ def inv_root(
     if A.numel() == 0:
         return A.clone()
     epsilon = DAMPINGS[damping].epsilon if epsilon is None else epsilon
-    if damping == "absolute" and epsilon > 0:
-        stack = _no_smaller_than(stack, epsilon, p)
+    stack = _in_unit(stack, p, damping, epsilon)
     if method == "eigh":
         root = _by_eigh(stack, p, damping, epsilon)
     else:
         root = _by_iteration(stack, p, method, damping, epsilon, steps)
     return stack.restore(root, -1 / p)
+
+
+def inv_root_in_basis(A: Tensor, Q: Tensor, p: int, damping: str, epsilon: float) -> Tensor:
+    """``Q diag(D)^(-1/p) Q^T``, D the Rayleigh quotients ``diag(Q^T A Q)``, damped.
+
+    `inv_root` where Q are the eigenvectors of A. Nothing is checked.
+
+    Args:
+        A: `[..., n, n]`, symmetric.
+        Q: `[..., n, n]`, orthonormal columns, in the dtype of A, or in 16 bits: then the products
+            are taken so, while A and D keep their precision.
+        p, damping, epsilon: as in `inv_root`, but for ``"pseudo"``: the quotient of a column that
+            is not quite in the null space is no zero.
+
+    Returns:
+        Symmetric, in the dtype of Q. NaN for a matrix with a NaN or an Inf in A or in Q.
+    """
+    r = 2 * p  # half of the root goes to each of two equal factors
+    stack = _in_unit(prepare(A, multiple=r), r, damping, epsilon)
+    values = stack.values
+    D = rayleigh_quotients(values, Q.reshape(values.shape)).to(values.dtype).clamp_min(0)
+    half = stack.restore(_power(D + _ridge(D, stack, damping, epsilon), -1 / r), -1 / r)
+    return symmetric_product(Q * half.to(Q.dtype).unsqueeze(-2))
 
 
 def _check(p: int, method: str, damping: str, epsilon: float | None, steps: int | None) -> None:
@@ -139,12 +171,15 @@ def _check(p: int, method: str, damping: str, epsilon: float | None, steps: int 
     check_steps(steps)
 
 
-def _no_smaller_than(stack: Stack, epsilon: float, p: int) -> Stack:
-    """The stack in a unit in which ``epsilon`` is at most 1, as the entries are.
+def _in_unit(stack: Stack, multiple: int, damping: str, epsilon: float) -> Stack:
+    """The stack in a unit in which an absolute ``epsilon`` is at most 1, as the entries are.
 
-    What underflows of a small matrix is then below the rounding of ``epsilon``.
+    Its exponent stays a multiple of ``multiple``. What underflows of a small matrix is then below
+    the rounding of ``epsilon``.
     """
-    power = -(-math.frexp(epsilon)[1] // p) * p
+    if damping != "absolute" or epsilon == 0:
+        return stack
+    power = -(-math.frexp(epsilon)[1] // multiple) * multiple
     exponent = stack.exponent.clamp_min(power)
     shift = torch.exp2((stack.exponent - exponent).to(stack.values.dtype))
     return replace(stack, values=stack.values * shift.view(-1, 1, 1), exponent=exponent)
@@ -159,8 +194,7 @@ def _one(stack: Stack) -> Tensor:
 def _by_eigh(stack: Stack, p: int, damping: str, epsilon: float) -> Tensor:
     L, Q = eigh(stack.values)
     L = L.clamp_min(0)
-    spectrum = Spectrum(_one(stack), L.mean(-1), L[:, -1])
-    margin = epsilon * DAMPINGS[damping].unit(spectrum).unsqueeze(-1)
+    margin = _ridge(L, stack, damping, epsilon)
     if damping == "pseudo":
         descending = L.flip(-1)
         L = L * (significant(descending, Q.shape).flip(-1) & (margin < L))
@@ -169,11 +203,21 @@ def _by_eigh(stack: Stack, p: int, damping: str, epsilon: float) -> Tensor:
     return _assembled(L, Q, p)
 
 
+def _ridge(L: Tensor, stack: Stack, damping: str, epsilon: float) -> Tensor:
+    """What the rule adds to eigenvalues L `[b, n]` of the stack, `[b, 1]`."""
+    spectrum = Spectrum(_one(stack), L.mean(-1), L.amax(-1))
+    return epsilon * DAMPINGS[damping].unit(spectrum).unsqueeze(-1)
+
+
 def _assembled(L: Tensor, Q: Tensor, p: int) -> Tensor:
-    """``Q diag(L^(-1/p)) Q^T``; a zero has zero for its inverse."""
+    """``Q diag(L^(-1/p)) Q^T``."""
+    return _symmetric((Q * _power(L, -1 / p).unsqueeze(-2)) @ Q.mT)
+
+
+def _power(L: Tensor, exponent: float) -> Tensor:
+    """``L^exponent``, negative; a zero has zero for its inverse."""
     positive = torch.finfo(L.dtype).tiny < L
-    powers = torch.where(positive, L, 1.0) ** (-1 / p) * positive
-    return _symmetric((Q * powers.unsqueeze(-2)) @ Q.mT)
+    return torch.where(positive, L, 1.0) ** exponent * positive
 
 
 def _by_iteration(

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from stiefel.errors import RecipeError, check_choice
-from stiefel.linalg.eigenbasis import Refresh, orthogonal_iteration
+from stiefel.linalg.eigenbasis import Refresh, eigenbasis, orthogonal_iteration
 from stiefel.linalg.products import symmetric_product
 from stiefel.piece import Live, Now, State, lerp_
 from stiefel.pieces.triangle import blank, pack, size
 
-__all__ = ["PRECISIONS", "Kronecker", "gram", "identity", "sides"]
+__all__ = ["PRECISIONS", "Kronecker", "first_basis", "gram", "identity", "sides"]
 
 # In what products with a gradient are taken and bases are kept; None is the dtype of the factors.
 PRECISIONS: dict[str, torch.dtype | None] = {"full": None, "bfloat16": torch.bfloat16}
@@ -101,6 +101,18 @@ def identity(factor: Tensor, dtype: torch.dtype) -> Tensor:
     """As many identities as a factor has blocks, `[b, k, s, s]`."""
     one = torch.eye(size(factor), dtype=dtype, device=factor.device)
     return one.repeat(*factor.shape[:2], 1, 1)
+
+
+def first_basis(A: Tensor, rank: int) -> Tensor:
+    """Eigenvectors of a factor of one gradient, whose rank is at most ``rank``; those of the null
+    space complete the others by Householder's QR.
+
+    Any basis of a null space will do, but that of `eigh` depends on rounding, so that a matrix
+    would not step in a stack as it does alone. The papers say nothing.
+    """
+    basis = eigenbasis(A).basis
+    full = rank >= basis.shape[-1]
+    return basis if full else torch.linalg.qr(basis[..., :rank], "complete")[0]
 
 
 def gram(x: Tensor, side: str, blocks: int) -> Tensor:

@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from stiefel.linalg import eigenbasis
 from stiefel.linalg.eigenbasis import Refresh
 from stiefel.piece import FAULTS, MATRIX, Live, Now, Scope, State, nested, prefixed, rows
 from stiefel.pieces.fallback import fresh_faults, kept
 from stiefel.pieces.frame import Frame, Turn, Turning
-from stiefel.pieces.kronecker import Kronecker, identity, sides
+from stiefel.pieces.kronecker import Kronecker, first_basis, identity, sides
 from stiefel.pieces.triangle import unpack
 
 __all__ = ["Rotated"]
@@ -89,16 +87,5 @@ def _start(state: State, m: int, n: int) -> None:
     """The bases of the first gradient: its factors have rank min(m, n) at most."""
     for side in sides(state):
         A, Q = unpack(state[side]), state[f"Q{side}"]
-        first = partial(_first, rank=min(m, n, A.shape[-1]))
+        first = partial(first_basis, rank=min(m, n))
         Q.copy_(kept(first, A, Q, state[FAULTS]))
-
-
-def _first(A: Tensor, rank: int) -> Tensor:
-    """Eigenvectors; those of the null space complete the others by Householder's QR.
-
-    Any basis of a null space will do, but that of `eigh` depends on rounding, so that a matrix
-    would not step in a stack as it does alone. The papers say nothing.
-    """
-    basis = eigenbasis(A).basis
-    full = rank == basis.shape[-1]
-    return basis if full else torch.linalg.qr(basis[..., :rank], "complete")[0]

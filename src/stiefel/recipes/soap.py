@@ -51,7 +51,7 @@ def soap(
         block: a longer side is cut into equal blocks that are not longer, with a factor each: the
             fewest such blocks that come out even (a prime number of rows gives blocks of one).
         precision: ``"bfloat16"`` keeps the bases in it and takes the products with gradients so,
-            and on the CPU those of the QR of sides of 1024 and more; factors, reflections and Adam
+            and on the CPU those of the QR of sides of 768 and more; factors, reflections and Adam
             stay in full.
 
     Defaults are those of the authors' code but for its lr, 3e-3.

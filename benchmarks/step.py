@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--quick] [--layers 4] [--width 768] [--steps 21] [--every 10]
                               [--rank 128] [--methods soap muon] [--compile] [--device cuda]
-    python benchmarks/step.py --report [PAGE.md]     (the last results, into the page)
+    python benchmarks/step.py [--layers 4] --report [PAGE.md]     (the last results, into the page)
 
 The parameters are the matrices of GPT-2: for each layer qkv, projection and two of the MLP. In
 every step all optimisers take their turn on the same weights and the same new gradient, in an order
@@ -198,7 +198,8 @@ def main() -> None:
     size = chosen_size(args)
     file = args.folder / file_name(size, args.device, args.compile)
     if args.report:
-        insert(args.report, "step table", table(Race.from_json(json.loads(file.read_text()))))
+        measured = Race.from_json(json.loads(file.read_text()))
+        insert(args.report, f"step {file.stem}", table(measured))
         return
     torch.set_num_threads(args.threads)
     measured = measure(size, args.methods, args.compile, args.device)

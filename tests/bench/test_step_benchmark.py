@@ -65,7 +65,7 @@ def test_survives_json(race: Race) -> None:
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n{}old\n{}after\n".format(*pages.marks("step table")))
+    page.write_text("before\n{}old\n{}after\n".format(*pages.marks("step cpu-1x16")))
     options = ["--quick", "--width", "16", "--steps", "2", "--methods", "adamw", "--folder"]
     monkeypatch.setattr(sys, "argv", ["step.py", *options, str(tmp_path)])
     step.main()

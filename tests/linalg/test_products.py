@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -99,7 +100,7 @@ def test_matmul(batch: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(3, 5), (7, 12), (64, 256), (256, 256)])
+@pytest.mark.parametrize("shape", [(3, 5), (7, 12), (64, 256), (64, 250), (96, 160), (256, 256)])
 def test_the_only_one_of_a_stack_has_the_bits_of_a_stack(
     shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
@@ -116,3 +117,14 @@ def test_a_large_matrix_is_multiplied_as_such_in_16_bits(monkeypatch: pytest.Mon
     assert torch.equal(matmul(A, A), torch.bmm(A, A))
     monkeypatch.delattr(torch, "baddbmm")
     torch.testing.assert_close(add_product(A, A, A), expected)
+
+
+def test_whole_tiles_have_the_same_bits_alone() -> None:
+    """So that the only one of a stack may go without its batch dimension."""
+    for m, k, n in itertools.product((32, 96, 160, 256), (32, 64, 224), (32, 128, 288)):
+        A, B, C = (torch.randn(3, *shape).bfloat16() for shape in ((m, k), (n, k), (m, n)))
+        assert torch.equal(
+            torch.bmm(A, B.mT), torch.stack([a @ b.mT for a, b in zip(A, B, strict=True)])
+        )
+        added = [torch.addmm(c, a, b.mT, beta=-1.0) for a, b, c in zip(A, B, C, strict=True)]
+        assert torch.equal(torch.baddbmm(C, A, B.mT, beta=-1.0), torch.stack(added))

@@ -13,16 +13,19 @@ __all__ = ["add_product", "left_product", "lies_tall", "matmul", "quadratic", "s
 # Rows of the blocks on the diagonal that are multiplied whole.
 LEAF = 256
 
+# Of sides that are multiples of this, oneDNN's products have the same bits in stacks and alone.
+TILE = 32
+
 
 def matmul(A: Tensor, B: Tensor) -> Tensor:
     """``A B`` of matrices, or of stacks `[..., m, k]` and `[..., k, n]` of equally many.
 
-    In 16 bits the only one of its stack, where it is too large for company, is multiplied as a
-    matrix: on the CPU torch's batched product copies transposed operands first (measured: 3072 x
+    In 16 bits the only one of its stack is multiplied as a matrix, where no bit tells the one from
+    the other: on the CPU torch's batched product copies transposed operands first (measured: 3072 x
     3072 times 3072 x 768 with the first transposed takes 80 ms in a stack of one, 27 ms as
-    matrices).
+    matrices; five steps on one 256 x 256 matrix 1.2 times as long).
     """
-    if not _only_one(A):
+    if not _only_one(A, B):
         return A @ B
     product = A.reshape(A.shape[-2:]) @ B.reshape(B.shape[-2:])
     return product.view(*A.shape[:-2], *product.shape)
@@ -61,7 +64,7 @@ def add_product(X: Tensor, A: Tensor, B: Tensor, beta: float = 1.0, alpha: float
     """``beta X + alpha A B``, laid out as X."""
     if lies_tall(X):
         return add_product(X.mT, B.mT, A.mT, beta, alpha).mT
-    if _only_one(A):
+    if _only_one(A, B):
         return add_product(X[0], A[0], B[0], beta, alpha).unsqueeze(0)
     add = torch.addmm if A.ndim == 2 else torch.baddbmm
     return add(X, A, B, beta=beta, alpha=alpha)
@@ -77,10 +80,14 @@ def lies_tall(X: Tensor) -> bool:
     return X.mT.is_contiguous() and not X.is_contiguous()
 
 
-def _only_one(A: Tensor) -> bool:
-    """And of a shape that is never stacked: a last bit could tell it from one of several."""
+def _only_one(A: Tensor, B: Tensor) -> bool:
+    """And of a shape that is never stacked, or of whole tiles, so that it is the same to a bit.
+
+    Else the last bit of a product may tell a matrix from one of several (146 x 493 times 493 x 31).
+    """
     alone = A.dtype.itemsize == 2 and A.ndim > 2 and A.shape[:-2].numel() == 1
-    return alone and not stacking_pays(A.shape[-2], A.shape[-1], A.device)
+    whole = all(side % TILE == 0 for side in (*A.shape[-2:], B.shape[-1]))
+    return alone and (whole or not stacking_pays(A.shape[-2], A.shape[-1], A.device))
 
 
 def _by_kernel(X: Tensor) -> bool:

@@ -212,16 +212,17 @@ def page(figures: Mapping[str, Any]) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A row for each stack: times over the fastest baseline's, and cosines."""
+    """A row for each stack: time over the fastest baseline's, and cosine."""
     ours = list(dict.fromkeys(r.routine for r in results if r.role == OURS))
-    head = ["stack", "fastest baseline", JORDAN, *(f"`{name}`" for name in ours)]
-    head += [f"cosine, {JORDAN}", *(f"`{name}`" for name in ours)]
+    head = ["stack", "the fastest baseline", JORDAN, *(f"`{name}`" for name in ours)]
     lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
     for case in dict.fromkeys(r.case for r in results):
         named = {r.routine: r for r in results if r.case == case}
         best = min((r for r in named.values() if r.role != OURS), key=lambda r: r.milliseconds)
-        columns = [named[name] for name in (JORDAN, *ours)]
-        times = [f"{r.milliseconds / best.milliseconds:.2f}" for r in columns]
-        stack = f"{case.b} x {case.m} x {case.n}"
-        lines.append([stack, best.routine, *times, *(f"{r.cosine:.3f}" for r in columns)])
+        cells = [
+            f"{r.milliseconds / best.milliseconds:.2f} / {r.cosine:.3f}"
+            for r in (best, *(named[name] for name in (JORDAN, *ours)))
+        ]
+        stack = " x ".join(map(str, (case.b, case.m, case.n)))
+        lines.append([stack, f"{best.routine}: {cells[0]}", *cells[1:]])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -310,7 +310,7 @@ def test_page_of_a_saved_run() -> None:
     ]
     saved = json.loads(json.dumps(polar.report("cpu", found)))
     text = polar_report.page(saved)
-    assert "| 1 x 512 x 2048 | A | 1.50 | 0.55 | 0.900 | 0.950 |" in text
+    assert "| 1 x 512 x 2048 | A: 1.00 / 0.900 | 1.50 / 0.900 | 0.55 / 0.950 |" in text
     assert len({line.count("|") for line in text.splitlines() if "|" in line}) == 1
     assert text.count("2048 |") == 1  # real matrices in float32 only
     assert all(f"- {verdict}\n" in text for verdict in polar_report.check(found))

@@ -88,14 +88,14 @@ def loads(costs: list[float], every: int) -> list[float]:
 def test_every_step_of_a_gpt_does_about_the_same(chosen: Recipe, worst: float) -> None:
     """Four layers of GPT-2 in ten steps: 8 large matrices, 4 smaller and 4 small ones."""
     shapes = [(2304, 768), (768, 768), (3072, 768), (768, 3072)] * 4
-    done = loads([refresh_cost(chosen, m, n) for m, n in shapes], 10)
+    done = loads([refresh_cost(chosen)(m, n) for m, n in shapes], 10)
     assert max(done) <= worst * mean(done)
 
 
 def test_cost_of_a_refresh_is_that_of_the_blocks() -> None:
-    assert refresh_cost(soap(block=4), 8, 6) == 2 * 4**3 + 2 * 3**3
-    assert refresh_cost(soap(max_dim=7), 8, 6) == 6**3
-    assert refresh_cost(recipe(), 8, 6) == 8**3 + 6**3
+    assert refresh_cost(soap(block=4))(8, 6) == 2 * 4**3 + 2 * 3**3
+    assert refresh_cost(soap(max_dim=7))(8, 6) == 6**3
+    assert refresh_cost(recipe())(8, 6) == 8**3 + 6**3
 
 
 def test_equal_matrices_that_are_refreshed_together_are_neighbours() -> None:

@@ -262,8 +262,8 @@ class Bucket:
 
 def with_phases(members: Sequence[Member], recipe: Recipe, stagger: bool) -> list[Member]:
     """The members with the phases of their clocks, which spread the work unless all are in step."""
-    shapes = [(m.block.m, m.block.n) for m in members for _ in range(m.count)]
-    costs = [clock.refresh_cost(recipe, *shape) for shape in shapes]
+    cost = clock.refresh_cost(recipe)
+    costs = [each for m in members for each in [cost(m.block.m, m.block.n)] * m.count]
     every = recipe.live[REFRESH_EVERY].default if stagger and recipe.clocked else 1
     found = iter(clock.phases(costs, every))
     return [replace(m, phases=tuple(itertools.islice(found, m.count))) for m in members]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stiefel.piece import Refreshed, parts
 from stiefel.recipe import Recipe
@@ -19,10 +19,10 @@ from stiefel.recipe import Recipe
 __all__ = ["due", "phases", "refresh_cost"]
 
 
-def refresh_cost(recipe: Recipe, m: int, n: int) -> float:
+def refresh_cost(recipe: Recipe) -> Callable[[int, int], float]:
     """Of one matrix `[m, n]`, beside that of others."""
     known = next((part for part in parts(recipe) if isinstance(part, Refreshed)), None)
-    return known.refresh_cost(m, n) if known else float(m**3 + n**3)
+    return known.refresh_cost if known else lambda m, n: float(m**3 + n**3)
 
 
 def phases(costs: Sequence[float], every: int) -> list[float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from stiefel import Optimizer, views
+from stiefel import Optimizer, Recipe, views
 from stiefel.engine.distributed import rounds
 from stiefel.engine.transport import whole
 from stiefel.recipes import REGISTRY
@@ -35,8 +35,12 @@ VIEWS = {"qkv": views.qkv(4, 2, per_head=True), "experts": views.stack}
 
 
 def equal(name: str, kind: str, dtype: torch.dtype, tolerance: float, options: Any) -> None:
+    check(REGISTRY[name](), kind, dtype, tolerance, options)
+
+
+def check(recipe: Recipe, kind: str, dtype: torch.dtype, tolerance: float, options: Any) -> None:
     pair = Pair(
-        REGISTRY[name](),
+        recipe,
         random(SHAPES, dtype, seed=0),
         spread_as(kind),
         views=VIEWS,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.linalg import eigvalsh, matrix_norm, svdvals
 
 from stiefel.linalg import METHODS, NewtonSchulz, polar
-from stiefel.linalg.deflation import LEVELLING, deflate
+from stiefel.linalg.deflation import LEVELLING, _sample, deflate
 from stiefel.linalg.minimax import minimax
 from tests.linalg.spectra import cosine, orthonormal, svd_polar, with_values
 
@@ -130,7 +130,7 @@ def test_turns_with_the_shorter_side_up_to_its_bias(seed: int, name: str) -> Non
     exact = svd_polar(X)
     bias = matrix_norm(svd_polar(deflated(X)) - exact)
     of_turned = matrix_norm(svd_polar(deflated(left @ X)) - left @ exact)
-    method = NewtonSchulz(minimax(1e-3, 5), deflate=8)
+    method = NewtonSchulz(minimax(1e-3, 5), deflate=8, exact_deflation=True)
     with_it = polar(left @ X, method=method, steps=40) - left @ polar(X, method=method, steps=40)
     assert float(matrix_norm(with_it)) <= float(bias + of_turned) + 1e-9
 
@@ -193,6 +193,55 @@ def test_lowers_as_many_as_it_is_told_to_the_last_of_them(k: int) -> None:
             assert spread < 10
         else:
             assert spread == pytest.approx(0.7 * 100 if count == k else 100, rel=0.05)
+
+
+# -- the sample ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tall", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "rank", "every"),
+    [
+        ((40, 80), 5, 2),
+        ((40, 79), 5, 1),
+        ((2, 40, 160), 5, 4),
+        ((2, 40, 160), 20, 2),  # four columns for each direction
+        ((8, 63), 1, 1),
+        ((8, 64), 1, 2),
+        ((40, 1111), 5, 27),
+    ],
+)
+def test_a_sample_is_of_runs_from_all_over(
+    shape: tuple[int, ...], rank: int, every: int, tall: bool
+) -> None:
+    n = shape[-1]
+    X = torch.randn(shape)
+    X = X.mT.contiguous().mT if tall else X
+    chosen = [j for j in range(n) if j // 32 % every == 0 and j // 32 * 32 + 32 <= n]
+    expected = X if every == 1 else X[..., chosen]
+    torch.testing.assert_close(_sample(X, rank), expected, rtol=0, atol=0)
+    assert expected.shape[-1] >= min(n, 32)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_sample_finds_the_outliers_of_a_long_matrix(name: str) -> None:
+    """They come down as far as with all columns, to a tenth, and the factor turns as little."""
+    X = matrix(spectrum(name, 48), 48 * 8)
+    whole, sampled = (deflate(X, 6, torch.float64, exact=exact) for exact in (True, False))
+    assert float(svdvals(sampled)[0]) < 1.5 * float(svdvals(whole)[0])
+    exact = svd_polar(X)
+    turned = [1 - cosine(svd_polar(Y), exact) for Y in (whole, sampled)]
+    assert float(turned[1]) < float(turned[0]) + 0.02
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_outliers_that_the_sample_misses_stay(exact: bool) -> None:
+    """It is no worse than no deflation: H is positive definite whatever Q is."""
+    X = torch.randn(32, 128, dtype=torch.float64)
+    X[:, 40] *= 100  # in none of the runs 0..31, 128.. of every fourth
+    after = deflate(X, 4, torch.float64, exact=exact)
+    assert (float(svdvals(after)[0]) > 0.3 * float(svdvals(X)[0])) is not exact
+    assert cosine(svd_polar(after), svd_polar(X)) > 0.95
 
 
 # -- what it is for ------------------------------------------------------------------------------

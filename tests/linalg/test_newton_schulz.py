@@ -114,6 +114,45 @@ def test_every_splitting_into_runs_gives_the_same(
         assert lengths[-1] == list(runs)
 
 
+@pytest.mark.parametrize(
+    ("m", "n", "deflate", "oversample", "rank"),
+    [
+        (64, 64, 8, 0, 8),
+        (64, 256, 8, 0, 16),
+        (512, 512, 16, 32, 64),
+        (768, 3072, 16, 32, 128),
+        (48, 48, 16, 32, 16),  # no more than a third
+        (2, 9, 16, 32, 0),
+        (64, 64, 0, 32, 0),
+    ],
+)
+def test_how_many_are_deflated(
+    m: int, n: int, deflate: int, oversample: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks: list[int] = []
+
+    def told(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
+        ranks.append(rank)
+        return X.to(dtype)
+
+    monkeypatch.setattr(newton_schulz, "deflate", told)
+    polar(
+        torch.randn(m, n),
+        method=NewtonSchulz(TABLES["jordan"], deflate=deflate, oversample=oversample),
+    )
+    assert ranks == [rank] * (rank > 0)
+
+
+@pytest.mark.parametrize("method", ["fast", "faithful"])
+@pytest.mark.parametrize("shape", [(24, 32), (2, 24, 32), (384, 512)])
+def test_a_power_of_two_changes_no_bit(method: str, shape: tuple[int, ...]) -> None:
+    """Stacked or alone, down to where no number of the sketch or of the steps is subnormal."""
+    X = torch.randn(shape)
+    expected = polar(X, method=method)
+    for exponent in (-15, -12, -5, 5, 9):
+        assert torch.equal(polar(X * 2.0**exponent, method=method), expected)
+
+
 @pytest.mark.parametrize("name", ["cubic5", "gram"])
 def test_runs_of_any_degree(name: str) -> None:
     """Without a square of the Gram matrix as well as with."""

@@ -12,7 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stiefel.linalg import polar, products, schatten_norm, soft_clip, spectral_norm, stable_rank
 from stiefel.linalg.methods import newton_schulz
-from stiefel.linalg.products import add_product, left_product, matmul, quadratic, symmetric_product
+from stiefel.linalg.products import (
+    accumulate,
+    add_product,
+    left_product,
+    matmul,
+    quadratic,
+    symmetric_product,
+)
 from stiefel.linalg.tolerance import measured_defect
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -128,3 +135,39 @@ def test_whole_tiles_have_the_same_bits_alone() -> None:
         )
         added = [torch.addmm(c, a, b.mT, beta=-1.0) for a, b, c in zip(A, B, C, strict=True)]
         assert torch.equal(torch.baddbmm(C, A, B.mT, beta=-1.0), torch.stack(added))
+
+
+@pytest.mark.parametrize("method", ["jordan", "fast"])
+def test_in_a_graph_a_product_is_one_node(method: str, blocks: None) -> None:
+    """Inductor takes minutes over blocks, and they run slower than what they save."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    X = torch.randn(1, 16, 40)
+    torch.compile(lambda X: polar(X, method=method), backend=backend, fullgraph=True)(X)
+    (graph,) = graphs
+    assert not [node for node in graph.graph.nodes if "setitem" in node.name]
+
+
+@layouts
+@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_accumulate_is_a_sum_in_place(
+    layout: str, batch: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    X, A, B = (
+        LAYOUTS[layout](torch.randn(*batch, *shape)).to(dtype)
+        for shape in ((32, 64), (32, 96), (96, 64))
+    )
+    expected, before = add_product(X, A, B), X.data_ptr()
+    result = accumulate(X, A, B)
+    assert result.data_ptr() == X.data_ptr() == before
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+def test_accumulate_leaves_what_a_gradient_needs() -> None:
+    X, A, B = (torch.randn(4, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    assert torch.autograd.gradcheck(lambda X, A, B: accumulate(X.sin(), A, B) ** 2, (X, A, B))

@@ -34,13 +34,22 @@ from torch.linalg import cholesky_ex, solve_triangular
 
 from stiefel.linalg.iteration import multiplier
 from stiefel.linalg.minimax import minimax
-from stiefel.linalg.products import add_product, symmetric_product
+from stiefel.linalg.products import (
+    accumulate,
+    add_product,
+    left_product,
+    lies_tall,
+    symmetric_product,
+)
 from stiefel.linalg.stack import working_dtype
 
 __all__ = ["deflate"]
 
 # Rows of a good Q are graded over a range of about thirty.
 LEVELLING = minimax(3e-2, 3)
+
+# Columns of a sample lie together by so many: gathered one by one they would take as long as all.
+TOGETHER = 32
 
 
 def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
@@ -50,20 +59,38 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
         X: what to deflate, in the precision it came in, its Frobenius norm within 1e+-4, or zero.
         rank: how many singular values to lower, k above; sensibly m / 16 to m / 4.
         dtype: precision of the sketch and of the result.
-        exact: form ``H X`` of X itself rather than of X rounded to ``dtype``: what the outliers'
-            entries lose in rounding is as large as the smallest singular values.
+        exact: spend more on it. Form ``H X`` of X itself rather than of X rounded to ``dtype``:
+            what the outliers' entries lose in rounding is as large as the smallest singular values.
+            And find Q from all columns of a long X, not from a sample of about m.
     """
     Y = X.to(dtype)
-    signs = _signs if torch.compiler.is_compiling() else _kept_signs
-    sketch = signs(rank, X.shape[-2], dtype, X.device) @ Y
-    wide = working_dtype(dtype)
-    Q = _orthonormal(sketch.to(wide) @ X.mT.to(wide)).to(dtype)
+    sample = X if exact else _sample(X, rank)
+    sketch = _sketch(sample, Y if sample is X else sample.to(dtype), rank)
+    Q = _orthonormal(sketch).to(dtype)
     leading = Q @ Y
     change = add_product(leading, _levelling(leading).to(dtype), leading, beta=-1.0)
     if exact:
         whole = X.to(working_dtype(X.dtype))
         return add_product(whole, Q.mT.to(whole.dtype), change.to(whole.dtype)).to(dtype)
-    return add_product(Y, Q.mT, change)
+    return (add_product if Y is X else accumulate)(Y, Q.mT, change)
+
+
+def _sample(X: Tensor, rank: int) -> Tensor:
+    """Columns `[m, n']` from all over X, at least m and four for each direction that is sought."""
+    every = X.shape[-1] // max(X.shape[-2], 4 * rank, TOGETHER)
+    if every < 2:
+        return X
+    if lies_tall(X):
+        return X.mT.unfold(-2, TOGETHER, every * TOGETHER).mT.flatten(-3, -2).mT
+    return X.unfold(-1, TOGETHER, every * TOGETHER).flatten(-2)
+
+
+def _sketch(X: Tensor, Y: Tensor, rank: int) -> Tensor:
+    """``S X X^T`` `[k, m]`, S of signs; Y is X in the precision of the first product."""
+    signs = _signs if torch.compiler.is_compiling() else _kept_signs
+    wide = working_dtype(Y.dtype)
+    half = left_product(signs(rank, Y.shape[-2], Y.dtype, Y.device), Y)
+    return half.to(wide) @ X.mT.to(wide)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

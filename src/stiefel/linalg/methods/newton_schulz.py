@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from math import frexp, isqrt
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ __all__ = ["NewtonSchulz"]
 # A step on the Gram matrix alone saves 4 m^2 n FLOPs and costs 6 m^3 more.
 LONG = 1.5
 
+# Where a matrix whose outliers are gone goes into the steps as it comes, (X X^T)^2 of a smaller one
+# has subnormal entries. A CPU takes long over them: with 1024 x 1024 of norm 0.03 a fifth of all.
+SMALL = 0.1
+
 
 @dataclass(frozen=True)
 class NewtonSchulz:
@@ -29,8 +34,10 @@ class NewtonSchulz:
         rescale: divide by the Schatten-8 norm ``|(X X^T)^2|_F^(1/4)`` instead of the Frobenius
             norm. It bounds the largest singular value within ``m^(1/8)`` instead of ``m^(1/2)``, so
             every singular value starts higher, and the first step forms ``(X X^T)^2`` anyway.
-        deflate: lower the m // deflate leading singular values first (0: none), see
-            `stiefel.linalg.deflation`.
+        deflate: lower the ``sqrt(m n) / deflate`` leading singular values first (0: none), see
+            `stiefel.linalg.deflation`. In long matrices it costs less, beside the steps, and more
+            are worth it.
+        oversample: how many more, up to m // 3 in all: what small matrices need.
         exact_deflation: subtract them in the precision of X.
         gram_runs: how many steps to take at a time on the Gram matrix `[m, m]` alone, before its
             product with X, where X is long enough that this saves work; () is one by one. Squares
@@ -41,6 +48,7 @@ class NewtonSchulz:
     table: Table
     rescale: bool = False
     deflate: int = 0
+    oversample: int = 0
     exact_deflation: bool = False
     gram_runs: tuple[int, ...] = ()
 
@@ -54,7 +62,7 @@ class NewtonSchulz:
             dtype: precision of the products.
         """
         m, n = X.shape[-2:]
-        rank = m // self.deflate if self.deflate else 0
+        rank = self._rank(m, n)
         # float16 has too few exponents for anything but the steps themselves.
         wide = torch.float32 if dtype == torch.float16 else dtype
         Y = deflate(X, rank, wide, exact=self.exact_deflation) if rank else X.to(wide)
@@ -62,6 +70,8 @@ class NewtonSchulz:
         if self.rescale:
             if wide != dtype:  # between a flat spectrum's and a single direction's
                 Y = Y * (m**0.25 * inverse(vector_norm(Y, dim=(-2, -1), keepdim=True)))
+            elif rank:
+                Y = _near_one(Y, norm)
             return iterate(Y.to(dtype), runs, room=headroom**2)
         shrink = inverse(norm * headroom)
         if isinstance(shrink, Tensor):  # inductor 2.13 fails on the mixed product (KeyError 'buf2')
@@ -71,12 +81,22 @@ class NewtonSchulz:
             Y = _row_balanced(Y) / headroom
         return iterate(Y.to(dtype), runs)
 
+    def _rank(self, m: int, n: int) -> int:
+        return min(isqrt(m * n) // self.deflate + self.oversample, m // 3) if self.deflate else 0
+
     def _runs(self, steps: int | None, m: int, n: int) -> list[Run]:
         triples, lengths = self.table.triples(steps), self.gram_runs
         if n < LONG * m or sum(lengths) != len(triples):
             lengths = (1,) * len(triples)
         ends = accumulate(lengths)
         return [triples[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+
+
+def _near_one(Y: Tensor, norm: Factor) -> Tensor:
+    """Y, once of that norm, times a power of two: no bit changes but the exponents."""
+    if isinstance(norm, Tensor):
+        return Y * torch.exp2(-torch.frexp(norm).exponent).to(Y.dtype)
+    return Y.mul_(2.0 ** -frexp(norm)[1]) if norm < SMALL else Y
 
 
 def _row_balanced(Y: Tensor) -> Tensor:

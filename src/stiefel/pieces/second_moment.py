@@ -42,7 +42,10 @@ class SecondMoment:
         if self.by_row:
             return over(x, self.row_divisors(_lengths(x), x.shape[-1], state, now))
         lerp_square_(state["v"], x, 1 - now(self.beta))
-        return x / self._root(state, now).clamp_min_(torch.finfo(x.dtype).tiny)
+        root, tiny = self._root(state, now), torch.finfo(x.dtype).tiny
+        if isinstance(eps := now(self.eps), Tensor) or eps < tiny:
+            root.clamp_min_(tiny)
+        return torch.div(x, root, out=root)
 
     def row_divisors(self, lengths: Tensor, n: int, state: State, now: Now) -> Tensor:
         """What the rows are divided by, `[b, m, 1]`, given how long they are."""

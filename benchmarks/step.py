@@ -9,10 +9,10 @@ every step all optimisers take their turn on the same weights and the same new g
 that is drawn anew, so that a noisy machine disturbs all alike. On the CPU with one thread the time
 is that thread's own.
 
-median, mean   of the steps after the first, over torch.optim.Muon's
+median, mean   of the steps after the first that compile nothing, over torch.optim.Muon's
 worst          the longest of these steps over the median one: what a refresh costs at once
 state          bytes in memory for each parameter
-compilation    wall time until the first step is done, beyond a usual step
+compilation    wall time of the first step and of others that compile, beyond a usual step
 
 One layer takes about 4 GB and 15 minutes, four take four times as much. Other packages take part
 where they can be imported, see `peers.py`; the PSGD of both also needs opt_einsum.
@@ -66,13 +66,17 @@ class Lane:
         if self.failure:
             return
         stage.reset()
-        before = graphs_so_far()
+        before, start = graphs_so_far(), time.perf_counter()
         try:
             self._step(stage)
             self.moved |= stage.moved()
         except Exception as error:
             self.optimizer, self.failure = None, f"{type(error).__name__}: {error}"
-        self.graphs += graphs_so_far() - before
+        made = graphs_so_far() - before
+        self.graphs += made
+        if made and self.milliseconds:  # not only first steps compile: refreshes begin later
+            self.milliseconds.pop()
+            self.start_seconds += time.perf_counter() - start
 
     def _step(self, stage: Stage) -> None:
         if self.optimizer is not None:
@@ -87,6 +91,8 @@ class Lane:
         """What was measured, unless the contestant is out."""
         if not self.failure and not self.moved:
             self.failure = "it never moved the weights"
+        if not self.failure and not self.milliseconds:
+            self.failure = "it compiled something in every step: give it more --steps"
         if self.failure or self.optimizer is None:
             return None
         return Result(

@@ -18,8 +18,9 @@ class Result:
         label: the optimiser's name with its package.
         settings: keywords beside the learning rate.
         state_bytes: of state for each parameter.
-        start_seconds: wall time to build it and take the first step, compilation included.
-        milliseconds: of each step after the first.
+        start_seconds: wall time to build it and take the first step, and of later steps in which
+            something was compiled.
+        milliseconds: of each other step.
         graphs: how many torch.compile made.
     """
 
@@ -48,7 +49,7 @@ class Result:
 
     @property
     def compile_seconds(self) -> float:
-        """Wall time of the start beyond a usual step; 0 where nothing was compiled."""
+        """Wall time of those steps beyond a usual one; 0 where nothing was compiled."""
         return max(0.0, self.start_seconds - self.median / 1e3) if self.graphs else 0.0
 
 

@@ -78,6 +78,32 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Size(steps=1)
 
 
+@pytest.mark.parametrize(("compiling", "timed"), [((1,), 3), ((1, 2, 4), 1), ((1, 2, 3, 4), 0)])
+def test_steps_that_compile_are_compilation(
+    compiling: tuple[int, ...], timed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh compiles when it comes: no step that trains for long takes that time."""
+    stage = Stage(TINY, "cpu")
+    contestant = Contestant("sgd", "sgd", {}, lambda params: torch.optim.SGD(params, 1e-2))
+    lane, made = (
+        step.Lane(contestant),
+        itertools.accumulate(
+            number for index in range(1, 5) for number in (0, 3 * (index in compiling))
+        ),
+    )
+    monkeypatch.setattr(step, "graphs_so_far", lambda: next(made))
+    starts = []
+    for _ in range(4):
+        stage.draw()
+        lane.turn(stage)
+        starts.append(lane.start_seconds)
+    grew = [index for index, (a, b) in enumerate(itertools.pairwise([0.0, *starts]), 1) if b > a]
+    assert grew == list(compiling)
+    assert len(lane.milliseconds) == timed and lane.graphs == 3 * len(compiling)
+    result = lane.finish(stage)
+    assert (result is None) == (timed == 0) and ("--steps" in lane.failure) == (timed == 0)
+
+
 # -- who takes part ------------------------------------------------------------------------------
 
 

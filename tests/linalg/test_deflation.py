@@ -181,6 +181,15 @@ def test_no_further_than_the_rounding_of_16_bits(gap: float) -> None:
     assert low * 0.99 < ratio < high * 1.01
 
 
+def test_leaves_what_rounding_hides() -> None:
+    """Of k directions those below 2**-9 of the first stay in X, to the last digit."""
+    S = torch.full((64,), 1e-4, dtype=torch.float64)
+    S[:3] = torch.tensor([1.0, 0.5, 0.01])
+    X = matrix(S, 96)
+    changed = (eigvalsh(operator(X, 8)) - 1).abs() > 1e-9
+    assert int(changed.sum()) == 3
+
+
 @pytest.mark.parametrize("k", [2, 4, 16])
 def test_lowers_as_many_as_it_is_told_to_the_last_of_them(k: int) -> None:
     """With k - 1 outliers the k-th is one of the rest, with k it is an outlier."""

@@ -30,7 +30,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.linalg import cholesky_ex, solve_triangular
+from torch.linalg import cholesky_ex, solve_triangular, vector_norm
 
 from stiefel.linalg.iteration import multiplier
 from stiefel.linalg.minimax import minimax
@@ -67,7 +67,7 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
     sample = X if exact else _sample(X, rank)
     sketch = _sketch(sample, Y if sample is X else sample.to(dtype), rank)
     Q = _orthonormal(sketch).to(dtype)
-    leading = Q @ Y
+    leading = _above_rounding(Q @ Y)
     change = add_product(leading, _levelling(leading).to(dtype), leading, beta=-1.0)
     if exact:
         whole = X.to(working_dtype(X.dtype))
@@ -106,6 +106,15 @@ def _orthonormal(rows: Tensor) -> Tensor:
     diagonal += (rank * finfo.eps * diagonal.sum(-1, keepdim=True)).clamp_min(finfo.tiny)
     basis: Tensor = solve_triangular(cholesky_ex(squares).L, wide, upper=False)
     return basis.to(rows.dtype)
+
+
+def _above_rounding(rows: Tensor) -> Tensor:
+    """Zero for rows below 2**-9 of the longest, of which they may be the rounding in 16 bits.
+
+    What is left of the directions that they stand for then stays in X as it is.
+    """
+    lengths = vector_norm(rows, dim=-1, keepdim=True, dtype=working_dtype(rows.dtype))
+    return rows * (512 * lengths >= lengths.amax(-2, keepdim=True))
 
 
 def _levelling(leading: Tensor) -> Tensor:

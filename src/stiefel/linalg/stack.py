@@ -67,7 +67,7 @@ class Stack:
                 Times ``multiple`` of `prepare` it must be whole for the scale to round nothing.
         """
         if degree:
-            result = _times_power(result, self.exponent.to(result.dtype) * degree)
+            result = _times_power(result, self.exponent.to(result.dtype) * degree, parts=3)
         poisoned = self.poisoned.view(-1, *(1,) * (result.ndim - 1))
         result = result.masked_fill(poisoned, float("nan")).to(self.dtype)
         return result.reshape((*self.batch, *result.shape[1:]))
@@ -90,20 +90,22 @@ def prepare(X: Tensor, name: str = "X", multiple: int = 1) -> Stack:
     if X.numel() == 0:
         nothing = torch.zeros(stack.shape[0], dtype=torch.int32, device=X.device)
         return Stack(stack, nothing, nothing.bool(), X.shape[:-2], X.dtype)
-    largest = stack.detach().abs().amax((-2, -1))
+    largest = stack.detach().abs().amax((-2, -1))  # vector_norm(inf) takes seven times as long
     poisoned = ~largest.isfinite()
     exponent = torch.frexp(largest.masked_fill(poisoned, 0.0)).exponent
     exponent = torch.div(exponent, multiple, rounding_mode="floor") * multiple
     stack = stack.where(~poisoned.view(-1, 1, 1), 0.0)  # unlike masked_fill it keeps the layout
-    return Stack(_times_power(stack, -exponent), exponent, poisoned, X.shape[:-2], X.dtype)
+    return Stack(_times_power(stack, -exponent, parts=2), exponent, poisoned, X.shape[:-2], X.dtype)
 
 
-def _times_power(X: Tensor, power: Tensor) -> Tensor:
+def _times_power(X: Tensor, power: Tensor, parts: int) -> Tensor:
     """``X * 2**power`` for ``X`` `[b, ...]` and ``power`` `[b]`.
 
-    In thirds: the square of an extreme scale, and even its square root, is no number of its own,
-    and a zero times an infinity would be a NaN.
+    In parts: the inverse of an extreme scale is no number of its own, its square even less, and a
+    zero times an infinity would be a NaN.
     """
     power = power.to(X.dtype).view(-1, *(1,) * (X.ndim - 1))
-    third = torch.floor(power / 3)
-    return X * torch.exp2(third) * torch.exp2(third) * torch.exp2(power - 2 * third)
+    part = torch.floor(power / parts)
+    for _ in range(parts - 1):
+        X = X * torch.exp2(part)
+    return X * torch.exp2(power - (parts - 1) * part)

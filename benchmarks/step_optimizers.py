@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"precision": "bfloat16", "eigenvectors": "qr", "block": 768},
     ),
     "soap": ({"precision": "bfloat16"}, {"precision": "bfloat16", "block": 768}),
+    "spectra": ({"precision": "bfloat16"},),
 }
 
 

@@ -55,6 +55,30 @@ def test_what_ten_steps_reach(ratio: float, reached: float) -> None:
     assert float((S / exact).max()) < 1 + 1e-9  # what falls short falls below
 
 
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.bfloat16, 0.02), (torch.float16, 3e-3)])
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24), (3, 16, 16)])
+def test_products_in_16_bits(shape: tuple[int, ...], dtype: torch.dtype, relative: float) -> None:
+    """Near what they are in full, at any scale, and hardly above c."""
+    X = torch.randn(shape)
+    for scale in (1.0, 1e-30, 1e30):
+        c = float(torch.linalg.matrix_norm(X, 2).amax()) / 10 * scale
+        ours = soft_clip(X * scale, c, dtype=dtype)
+        assert ours.dtype == torch.float32
+        assert 1e-6 < error(ours / scale, textbook(X, c / scale)) < relative
+        assert float(torch.linalg.matrix_norm(ours.double(), 2).amax()) < c * (1 + relative)
+
+
+@pytest.mark.parametrize("c", [0.5, 1e-1, 1e-2, 1e-4])
+def test_16_bits_blow_nothing_up(c: float) -> None:
+    """Gram matrices whose small eigenvalues are nothing but rounding."""
+    equal = torch.randn(1, 48).expand(32, 48)
+    low = torch.randn(32, 4) @ torch.randn(4, 48)
+    for X in (equal, low, equal + 1e-3 * torch.randn(32, 48), torch.zeros(32, 48)):
+        unit = X / torch.linalg.matrix_norm(X, 2).clamp_min(1e-9)
+        clipped = soft_clip(unit, c, dtype=torch.bfloat16)
+        assert float(torch.linalg.matrix_norm(clipped, 2)) < 1.5 * c
+
+
 @methods
 def test_limits_are_the_identity_and_the_polar_factor(method: str) -> None:
     X = with_values(torch.linspace(1, 3, 5), 5, 8)
@@ -139,6 +163,12 @@ def test_bad_choices_are_named() -> None:
         soft_clip(torch.eye(2), 1.0, steps=0)
     with pytest.raises(MatrixError, match="two dimensions"):
         soft_clip(torch.ones(2), 1.0)
+    with pytest.raises(MatrixError, match=r"dtype=torch\.int8"):
+        soft_clip(torch.eye(2), 1.0, dtype=torch.int8)
+    with pytest.raises(MatrixError, match="method='exact'"):
+        soft_clip(torch.eye(2), 1.0, method="exact", dtype=torch.bfloat16)
+    with pytest.raises(MatrixError, match="steps=None"):
+        soft_clip(torch.eye(2), 1.0, steps=None, dtype=torch.bfloat16)
 
 
 def test_ladder_of_svd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,18 @@ def test_equals_twin(base: Recipe, theirs: dict[str, Any], options: dict[str, An
     laws.equals_twin(ours, partial(twin, **theirs, weight_decay=0.3))
 
 
+@pytest.mark.parametrize("options", [{"c": 0.7}, {"c": None, "pre_c": 0.5}], ids=str)
+def test_in_bfloat16_the_step_is_nearly_the_same(options: dict[str, Any]) -> None:
+    weights = parameters((12, 8))
+    grads = gradients(weights, steps=5)
+    full, rounded = (
+        trajectory(spectra(sgd(), **options, precision=precision), weights, grads, lr=0.1)[0]
+        for precision in ("full", "bfloat16")
+    )
+    moved = float((rounded - full).norm() / (full - weights[0]).norm())
+    assert 1e-5 < moved < 0.02
+
+
 def test_no_singular_value_is_above_the_threshold() -> None:
     for shape in ((6, 4), (4, 6), (40, 8)):
         (weight,) = parameters(shape)
@@ -104,6 +116,10 @@ def test_bad_values_are_refused() -> None:
         spectra(clip="hard")
     with pytest.raises(RecipeError, match="scale="):
         spectra(scale="big")
+    with pytest.raises(RecipeError, match="precision='half' is unknown"):
+        spectra(precision="half")
+    with pytest.raises(RecipeError, match="for clip='newton_schulz'"):
+        spectra(clip="exact", precision="bfloat16")
     refused: list[dict[str, Any]] = [{"c": 0.0}, {"pre_c": -1.0}, {"c": float("inf")}]
     for bad in refused:
         with pytest.raises(HyperparameterError, match="0 < value < inf"):
@@ -111,6 +127,7 @@ def test_bad_values_are_refused() -> None:
 
 
 @every_fault
-def test_survives(fault: str) -> None:
-    survives(spectra(sgd(), pre_c=0.1), fault)
+@pytest.mark.parametrize("precision", ["full", "bfloat16"])
+def test_survives(fault: str, precision: str) -> None:
+    survives(spectra(sgd(), pre_c=0.1, precision=precision), fault)
     survives(spectra(muon()), fault, steps=5)

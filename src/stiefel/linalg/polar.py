@@ -13,14 +13,12 @@ from stiefel.errors import MatrixError
 from stiefel.hardware import stacking_pays
 from stiefel.linalg.methods import Exact, Method, NewtonSchulz, find
 from stiefel.linalg.products import lies_tall
-from stiefel.linalg.stack import checked, prepare, working_dtype
+from stiefel.linalg.stack import check_precision, checked, prepare, working_dtype
 from stiefel.linalg.tolerance import measured_defect, precision_for, within
 
 __all__ = ["PolarInfo", "polar"]
 
 Side: TypeAlias = Literal["left", "right"]
-
-PRECISIONS = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -153,8 +151,7 @@ def _choose(
     side: Side | None,
 ) -> tuple[Method, int, torch.dtype]:
     chosen = find(method)
-    if dtype not in PRECISIONS:
-        raise MatrixError(f"dtype={dtype!r}: give one of {', '.join(map(str, PRECISIONS))}")
+    check_precision(dtype)
     if tol is not None:
         if (method, steps, side) != ("auto", None, None):
             raise MatrixError(f"tol={tol!r} finds method, steps and side: do not give them too")

@@ -14,12 +14,20 @@ from torch import Tensor
 
 from stiefel.errors import MatrixError
 
-__all__ = ["Stack", "checked", "prepare", "working_dtype"]
+__all__ = ["Stack", "check_precision", "checked", "prepare", "working_dtype"]
+
+PRECISIONS = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_precision(dtype: torch.dtype | None) -> None:
+    """Raise `MatrixError` unless products can be taken in ``dtype``; None is a function's own."""
+    if dtype not in PRECISIONS:
+        raise MatrixError(f"dtype={dtype!r}: give one of {', '.join(map(str, PRECISIONS))}")
 
 
 def checked(X: Tensor, name: str = "X") -> Tensor:

@@ -25,6 +25,7 @@ def spectra(
     pre_c: float | None = None,
     scale: str = "original",
     clip: str = "newton_schulz",
+    precision: str = "full",
 ) -> Recipe:
     r"""SPECTRA (arXiv 2603.14315): soft spectral clipping around any recipe.
 
@@ -46,13 +47,14 @@ def spectra(
         scale: $\alpha$, a rule of `stiefel.pieces.SCALES`.
         clip: method of `stiefel.linalg.soft_clip`: ``"newton_schulz"``, the paper's, which needs
             the largest singular value below about 20 c to be exact to 1e-3, or ``"exact"``.
+        precision: of the products of ``"newton_schulz"``: ``"full"``, or ``"bfloat16"``, the code's
+            (see `stiefel.linalg.soft_clip` for what it costs in accuracy).
 
     Defaults: c = 1 and $\alpha = \sqrt{\max(1, m/n)}$ are the code's; its published runs have
     c = 10.
 
     Paper and code: the theory clips hard, the code softly. The code clips a vector by its length,
-    with a jump at c; here vectors go without. Its 10 steps run in bfloat16, ours in the working
-    precision.
+    with a jump at c; here vectors go without.
 
     Raises:
         RecipeError: ``base`` is no recipe; neither ``c`` nor ``pre_c``; an unknown rule or method.
@@ -63,9 +65,10 @@ def spectra(
         raise RecipeError("c and pre_c are both None, which clips nothing: give one of them")
     slots: dict[str, Any] = {"everywhere": False}
     if pre_c is not None:
-        slots["momentum"] = _both(SoftClip(Live("pre_c", pre_c, "positive"), clip), base.momentum)
+        pre = SoftClip(Live("pre_c", pre_c, "positive"), clip, precision=precision)
+        slots["momentum"] = _both(pre, base.momentum)
     if c is not None:
-        post = SoftClip(Live("c", c, "positive"), clip, base.scale)
+        post = SoftClip(Live("c", c, "positive"), clip, base.scale, precision)
         slots |= {"normalise": _both(base.normalise, post), "scale": ShapeScale(scale)}
     return wrapped("spectra", base, lr, **slots)
 

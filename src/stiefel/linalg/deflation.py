@@ -113,7 +113,8 @@ def _above_rounding(rows: Tensor) -> Tensor:
 
     What is left of the directions that they stand for then stays in X as it is.
     """
-    lengths = vector_norm(rows, dim=-1, keepdim=True, dtype=working_dtype(rows.dtype))
+    wide = working_dtype(rows.dtype)
+    lengths: Tensor = vector_norm(rows, dim=-1, keepdim=True, dtype=wide)
     return rows * (512 * lengths >= lengths.amax(-2, keepdim=True))
 
 

@@ -106,7 +106,7 @@ def result(lab: Lab, variant: str, seeds: int) -> Result | None:
         equal_steps=_known(lab, repeats),
         equal_time=_known(lab, affordable),
         affordable_steps=steps,
-        optimizer_seconds=pace["optimizer_seconds"],
+        relative_time=pace["relative"],
     )
 
 

@@ -305,9 +305,9 @@ def test_the_table_of_a_synthetic_log(log: Path) -> None:
     assert rows[0][3] == "vs jordan"
     assert rows[2:] == [
         ["`jordan`", "0.01", "2.200 ± 0.200", "", "2.200 ± 0.200 (360)", "", "+0.300", "diverged",
-         "20"],
+         "1.00"],
         ["`exact`", "0.0141", "2.000 ± 0.173", "-0.200", "diverged (1 of 3) (180)", "+0.050",
-         "+0.250", "diverged", "40"],
+         "+0.250", "diverged", "2.00"],
     ]  # fmt: skip
     assert {len(row) for row in rows} == {9}
 

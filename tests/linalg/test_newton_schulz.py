@@ -153,6 +153,33 @@ def test_a_power_of_two_changes_no_bit(method: str, shape: tuple[int, ...]) -> N
         assert torch.equal(polar(X * 2.0**exponent, method=method), expected)
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (2, 5, 8), (9, 8), (20, 8)])
+def test_small_matrices_get_a_table_of_their_own(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose steps are all that is done, unless another number of steps is asked for."""
+    monkeypatch.setattr(newton_schulz, "ROWS", 8)
+    X = torch.randn(shape, dtype=torch.float64)
+    method = replace(METHODS["faithful"], small=TABLES["jordan"])
+    for steps in (None, 4):  # faithful's own
+        P, info = polar(X, method=method, steps=steps, return_info=True)
+        assert torch.equal(P, polar(X, method="jordan"))
+        assert (info.method, info.steps) == (METHODS["jordan"], 5)
+    P, info = polar(X, method=method, steps=3, return_info=True)
+    assert torch.equal(P, polar(X, method="faithful", steps=3))
+    assert (info.method, info.steps) == (method, 3)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (2, 9, 20), (20, 9)])
+def test_a_row_more_is_not_small(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton_schulz, "ROWS", 8)
+    X = torch.randn(shape, dtype=torch.float64)
+    method = replace(METHODS["faithful"], small=TABLES["jordan"])
+    P, info = polar(X, method=method, return_info=True)
+    assert torch.equal(P, polar(X, method="faithful"))
+    assert (info.method, info.steps) == (method, 4)
+
+
 @pytest.mark.parametrize("name", ["cubic5", "gram"])
 def test_runs_of_any_degree(name: str) -> None:
     """Without a square of the Gram matrix as well as with."""

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from stiefel.hardware import stacking_pays
 from stiefel.linalg.coefficients import Triple
-from stiefel.linalg.products import left_product, quadratic, symmetric_product
+from stiefel.linalg.products import left_product, only_one, quadratic, symmetric_product
 from stiefel.linalg.stack import working_dtype
 
 __all__ = ["Factor", "Run", "inverse", "iterate", "multiplier"]
@@ -35,6 +36,8 @@ def iterate(Y: Tensor, runs: Sequence[Run], room: float | None = None) -> Tensor
         runs: the steps' coefficients.
         room: as in `multiplier`, of the first step.
     """
+    if only_one(Y):
+        return iterate(Y[0], runs, room).unsqueeze(0)
     A = symmetric_product(Y)
     A = A if len(runs[0]) == 1 else _lifted(A)
     Y = left_product(multiplier(A, runs[0], room), Y)
@@ -99,7 +102,7 @@ def _combination(X: Tensor, x: Factor, Y: Tensor, y: Factor) -> Tensor:
 
 def _norm(A: Tensor) -> Factor:
     """Frobenius norms."""
-    if A.ndim == 2:
+    if A.ndim == 2 and not stacking_pays(A.shape[0], A.shape[1], A.device):
         return float(vector_norm(A))
     wide = working_dtype(A.dtype)
     norms: Tensor = vector_norm(A, dim=(-2, -1), keepdim=True, dtype=wide)

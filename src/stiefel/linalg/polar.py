@@ -168,7 +168,8 @@ def _choose(
         raise MatrixError(
             f"steps={steps!r}: give a whole number >= 1, or None for the method's own"
         )
-    return chosen, steps or chosen.table.steps, dtype or _product_dtype(chosen, X.dtype)
+    suited, count = chosen.suited(min(X.shape[-2:]), steps)
+    return suited, count, dtype or _product_dtype(suited, X.dtype)
 
 
 def _product_dtype(method: NewtonSchulz, given: torch.dtype) -> torch.dtype:

@@ -14,6 +14,7 @@ __all__ = [
     "left_product",
     "lies_tall",
     "matmul",
+    "only_one",
     "quadratic",
     "symmetric_product",
 ]
@@ -31,9 +32,9 @@ def matmul(A: Tensor, B: Tensor) -> Tensor:
     In 16 bits the only one of its stack is multiplied as a matrix, where no bit tells the one from
     the other: on the CPU torch's batched product copies transposed operands first (measured: 3072 x
     3072 times 3072 x 768 with the first transposed takes 80 ms in a stack of one, 27 ms as
-    matrices; five steps on one 256 x 256 matrix 1.2 times as long).
+    matrices; five steps on one 256 x 256 matrix 1.4 times as long).
     """
-    if not _only_one(A, B):
+    if not only_one(A, B):
         return A @ B
     product = A.reshape(A.shape[-2:]) @ B.reshape(B.shape[-2:])
     return product.view(*A.shape[:-2], *product.shape)
@@ -71,7 +72,7 @@ def add_product(X: Tensor, A: Tensor, B: Tensor, beta: float = 1.0, alpha: float
     """``beta X + alpha A B``, laid out as X."""
     if lies_tall(X):
         return add_product(X.mT, B.mT, A.mT, beta, alpha).mT
-    if _only_one(A, B):
+    if only_one(A, B):
         return add_product(X[0], A[0], B[0], beta, alpha).unsqueeze(0)
     add = torch.addmm if A.ndim == 2 else torch.baddbmm
     return add(X, A, B, beta=beta, alpha=alpha)
@@ -83,7 +84,7 @@ def accumulate(X: Tensor, A: Tensor, B: Tensor) -> Tensor:
         return add_product(X, A, B)
     if lies_tall(X):
         return accumulate(X.mT, B.mT, A.mT).mT
-    if _only_one(A, B):
+    if only_one(A, B):
         X[0].addmm_(A[0], B[0])
         return X
     return X.addmm_(A, B) if A.ndim == 2 else X.baddbmm_(A, B)
@@ -96,17 +97,21 @@ def lies_tall(X: Tensor) -> bool:
     one that lies the other way takes nine times as long, and a copy that turns it three times
     (measured, 768 x 3072).
     """
-    return X.mT.is_contiguous() and not X.is_contiguous()
+    return not X.is_contiguous() and X.mT.is_contiguous()
 
 
-def _only_one(A: Tensor, B: Tensor) -> bool:
-    """And of a shape that is never stacked, or of whole tiles, so that it is the same to a bit.
+def only_one(X: Tensor, *others: Tensor) -> bool:
+    """Whether a stack of one may go without its batch dimension: in 16 bits on a CPU.
 
-    Else the last bit of a product may tell a matrix from one of several (146 x 493 times 493 x 31).
+    X is of a shape that is never stacked, or all are of whole tiles, so that it is the same to a
+    bit. Else the last bit of a product may tell a matrix from one of several (146 x 493 times 493 x
+    31).
     """
-    alone = A.dtype.itemsize == 2 and A.ndim > 2 and A.shape[:-2].numel() == 1
-    whole = all(side % TILE == 0 for side in (*A.shape[-2:], B.shape[-1]))
-    return alone and (whole or not stacking_pays(A.shape[-2], A.shape[-1], A.device))
+    if X.dtype.itemsize != 2 or X.ndim != 3 or len(X) != 1 or X.device.type != "cpu":
+        return False
+    sides = (side for matrix in (X, *others) for side in matrix.shape[-2:])
+    stacked = stacking_pays(X.shape[-2], X.shape[-1], X.device)
+    return not stacked or all(side % TILE == 0 for side in sides)
 
 
 def _by_kernel(X: Tensor) -> bool:

@@ -21,7 +21,14 @@ METHODS: dict[str, Method] = {
     # A spectrum whose outliers are gone needs few steps, and none so near to 1 in the end. Two on
     # the Gram matrix at a time: in 16 bits a small eigenvalue is off by 2**-9 of the largest, and
     # three steps in a row would make much of that.
-    "fast": NewtonSchulz(minimax(5e-2, 2), rescale=True, deflate=16, oversample=32, gram_runs=(2,)),
+    "fast": NewtonSchulz(
+        minimax(5e-2, 2),
+        rescale=True,
+        deflate=16,
+        oversample=32,
+        gram_runs=(2,),
+        small=TABLES["polar_express"],
+    ),
     "faithful": NewtonSchulz(
         minimax(5e-3, 4),
         rescale=True,

@@ -82,11 +82,11 @@ def polar(
             device. None computes what ``method`` says, without a look. A matrix whose null space
             or rounding forbids it keeps a larger defect: `PolarInfo` tells.
         method: a name of `stiefel.linalg.METHODS` or a method built by hand. Newton-Schulz:
-            ``"fast"`` and ``"faithful"`` (outliers deflated, few steps), every published table
-            (``"jordan"``, ``"polar_express"``, ``"cans"``, ...), ``"gram"`` (on the Gram matrix,
-            with a restart). Exact: ``"exact"`` (singular value decomposition), ``"eigh"`` (of the
-            Gram matrix, in float64), ``"qdwh"``, ``"zolo"``. ``"auto"`` is ``"faithful"`` unless
-            there is a tolerance.
+            ``"fast"`` and ``"faithful"`` (outliers deflated, few steps; up to 256 rows ``"fast"``
+            is ``"polar_express"``), every published table (``"jordan"``, ``"polar_express"``,
+            ``"cans"``, ...), ``"gram"`` (on the Gram matrix, with a restart). Exact: ``"exact"``
+            (singular value decomposition), ``"eigh"`` (of the Gram matrix, in float64),
+            ``"qdwh"``, ``"zolo"``. ``"auto"`` is ``"faithful"`` unless there is a tolerance.
         steps: number of Newton-Schulz steps; None takes the method's own.
         dtype: precision of the products. None means bfloat16 for Newton-Schulz on 32-bit and
             narrower inputs, as in every published Muon (float32 for tables that do not survive it);

@@ -19,7 +19,7 @@ from torch.linalg import vector_norm
 from stiefel.hardware import stacking_pays
 from stiefel.linalg.coefficients import Triple
 from stiefel.linalg.products import left_product, only_one, quadratic, symmetric_product
-from stiefel.linalg.stack import working_dtype
+from stiefel.linalg.stack import may_look, working_dtype
 
 __all__ = ["Factor", "Run", "inverse", "iterate", "multiplier"]
 
@@ -102,7 +102,7 @@ def _combination(X: Tensor, x: Factor, Y: Tensor, y: Factor) -> Tensor:
 
 def _norm(A: Tensor) -> Factor:
     """Frobenius norms."""
-    if A.ndim == 2 and not stacking_pays(A.shape[0], A.shape[1], A.device):
+    if A.ndim == 2 and may_look(A) and not stacking_pays(A.shape[0], A.shape[1], A.device):
         return float(vector_norm(A))
     wide = working_dtype(A.dtype)
     norms: Tensor = vector_norm(A, dim=(-2, -1), keepdim=True, dtype=wide)

@@ -13,7 +13,7 @@ from stiefel.errors import MatrixError
 from stiefel.hardware import stacking_pays
 from stiefel.linalg.methods import Exact, Method, NewtonSchulz, find
 from stiefel.linalg.products import lies_tall
-from stiefel.linalg.stack import check_precision, checked, prepare, working_dtype
+from stiefel.linalg.stack import check_precision, checked, may_look, prepare, working_dtype
 from stiefel.linalg.tolerance import measured_defect, precision_for, within
 
 __all__ = ["PolarInfo", "polar"]
@@ -200,7 +200,7 @@ def _joined(factors: tuple[Tensor, ...]) -> Tensor:
 def _iterate(
     method: NewtonSchulz, X: Tensor, steps: int, dtype: torch.dtype, measure: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if _may_look(X) and all(map(_comfortable, _numbers(norms := _norms(X)))):
+    if may_look(X) and all(map(_comfortable, _numbers(norms := _norms(X)))):
         factor = _call(method, X, norms, steps, dtype)
         return factor, measured_defect(factor) if measure else None
     stack = prepare(X)
@@ -215,18 +215,9 @@ def _call(method: NewtonSchulz, X: Tensor, norms: Tensor, steps: int, dtype: tor
     So the shape decides, not the company: which matrices of a model lie together on a rank changes
     no bit.
     """
-    if stacking_pays(X.shape[1], X.shape[2], X.device) or not _may_look(X):
+    if stacking_pays(X.shape[1], X.shape[2], X.device) or not may_look(X):
         return method(X, norms, steps, dtype)
     return method(X[0], norms.item(), steps, dtype).unsqueeze(0)
-
-
-def _may_look(X: Tensor) -> bool:
-    """Looking at a number is free on the CPU only: elsewhere it is a wait or a graph break.
-
-    And it ends the number's own gradient.
-    """
-    in_graph = X.requires_grad and torch.is_grad_enabled()
-    return X.device.type == "cpu" and not in_graph and not torch.compiler.is_compiling()
 
 
 def _comfortable(norm: float) -> bool:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from stiefel.errors import MatrixError
 
-__all__ = ["Stack", "check_precision", "checked", "prepare", "working_dtype"]
+__all__ = ["Stack", "check_precision", "checked", "may_look", "prepare", "working_dtype"]
 
 PRECISIONS = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -22,6 +23,18 @@ PRECISIONS = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def may_look(X: Tensor) -> bool:
+    """Whether the host may look at a number that was computed of X.
+
+    It is free on the CPU only: elsewhere it is a wait or a graph break. And it ends the number's
+    own derivative, in reverse mode and in forward mode.
+    """
+    if X.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    in_graph = X.requires_grad and torch.is_grad_enabled()
+    return not in_graph and unpack_dual(X).tangent is None  # type: ignore[no-untyped-call]
 
 
 def check_precision(dtype: torch.dtype | None) -> None:

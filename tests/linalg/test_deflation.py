@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.linalg import eigvalsh, matrix_norm, svdvals
 
 from stiefel.linalg import METHODS, NewtonSchulz, polar
-from stiefel.linalg.deflation import LEVELLING, _sample, deflate
+from stiefel.linalg.deflation import LEVELLING, _folded, deflate
 from stiefel.linalg.minimax import minimax
+from stiefel.linalg.products import lies_tall
 from tests.linalg.spectra import cosine, orthonormal, svd_polar, with_values
 
 SHAPES = [(16, 24), (64, 64), (40, 160)]
@@ -204,53 +205,62 @@ def test_lowers_as_many_as_it_is_told_to_the_last_of_them(k: int) -> None:
             assert spread == pytest.approx(0.7 * 100 if count == k else 100, rel=0.05)
 
 
-# -- the sample ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("gap", [35, 100, 200, 500])
+def test_lowers_no_direction_far_below_the_rest(gap: float) -> None:
+    """Of a flat rest under one outlier k - 1 directions are in Q, as short rows as are kept."""
+    S = torch.ones(64, dtype=torch.float64)
+    S[0] = gap
+    after = svdvals(deflated(matrix(S, 96), 21))
+    assert float(after[-1] / after.median()) > 0.4
+
+
+# -- the count sketch ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tall", [False, True])
 @pytest.mark.parametrize(
-    ("shape", "rank", "every"),
+    ("m", "n", "rank", "sums"),
     [
-        ((40, 80), 5, 2),
-        ((40, 79), 5, 1),
-        ((2, 40, 160), 5, 4),
-        ((2, 40, 160), 20, 2),  # four columns for each direction
-        ((8, 63), 1, 1),
-        ((8, 64), 1, 2),
-        ((40, 1111), 5, 27),
+        (10, 40, 1, 10),
+        (10, 40, 5, 20),  # four for each direction
+        (10, 39, 5, 39),
+        (8, 63, 1, 9),
+        (8, 67, 1, 9),
+        (1, 5, 1, 5),
     ],
 )
-def test_a_sample_is_of_runs_from_all_over(
-    shape: tuple[int, ...], rank: int, every: int, tall: bool
-) -> None:
-    n = shape[-1]
-    X = torch.randn(shape)
-    X = X.mT.contiguous().mT if tall else X
-    chosen = [j for j in range(n) if j // 32 % every == 0 and j // 32 * 32 + 32 <= n]
-    expected = X if every == 1 else X[..., chosen]
-    torch.testing.assert_close(_sample(X, rank), expected, rtol=0, atol=0)
-    assert expected.shape[-1] >= min(n, 32)
+def test_every_column_is_in_one_sum(m: int, n: int, rank: int, sums: int, tall: bool) -> None:
+    """With one of both signs; the j-th matrix here is zero but for its j-th column."""
+    v = torch.arange(1.0, m + 1)
+    X = torch.eye(n).unsqueeze(1) * v.view(1, m, 1)
+    X = X.mT.contiguous().mT if tall else X.contiguous()
+    folded = _folded(X, rank)
+    assert folded.shape == (n, m, sums) and lies_tall(folded) == lies_tall(X)
+    signs = folded[:, 0].sum(-1)
+    assert set(signs.tolist()) == ({1.0, -1.0} if sums < n else {1.0})
+    assert bool(((folded != 0).any(1).sum(-1) == 1).all())
+    torch.testing.assert_close(folded.sum(-1), signs.unsqueeze(-1) * v, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_a_sample_finds_the_outliers_of_a_long_matrix(name: str) -> None:
-    """They come down as far as with all columns, to a tenth, and the factor turns as little."""
+def test_sums_tell_the_outliers_of_a_long_matrix(name: str) -> None:
+    """They come down as with the columns themselves, nearly, and the factor turns as little."""
     X = matrix(spectrum(name, 48), 48 * 8)
-    whole, sampled = (deflate(X, 6, torch.float64, exact=exact) for exact in (True, False))
-    assert float(svdvals(sampled)[0]) < 1.5 * float(svdvals(whole)[0])
+    whole, folded = (deflate(X, 6, torch.float64, exact=exact) for exact in (True, False))
+    assert float(svdvals(folded)[0]) < 1.5 * float(svdvals(whole)[0])
     exact = svd_polar(X)
-    turned = [1 - cosine(svd_polar(Y), exact) for Y in (whole, sampled)]
+    turned = [1 - cosine(svd_polar(Y), exact) for Y in (whole, folded)]
     assert float(turned[1]) < float(turned[0]) + 0.02
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_outliers_that_the_sample_misses_stay(exact: bool) -> None:
-    """It is no worse than no deflation: H is positive definite whatever Q is."""
+@pytest.mark.parametrize("columns", [[40], [31, 40, 77], list(range(64, 96))])
+def test_an_outlier_may_lie_in_any_columns(columns: list[int]) -> None:
+    """An input that is always large makes one such column of a gradient."""
     X = torch.randn(32, 128, dtype=torch.float64)
-    X[:, 40] *= 100  # in none of the runs 0..31, 128.. of every fourth
-    after = deflate(X, 4, torch.float64, exact=exact)
-    assert (float(svdvals(after)[0]) > 0.3 * float(svdvals(X)[0])) is not exact
-    assert cosine(svd_polar(after), svd_polar(X)) > 0.95
+    direction = torch.randn(32, 1, dtype=torch.float64)
+    X[:, columns] += 100 * direction @ torch.randn(1, len(columns), dtype=torch.float64)
+    before, after = svdvals(X), svdvals(deflate(X, 4, torch.float64, exact=False))
+    assert float(after[0] / before[1]) < 2 < float(before[0] / before[1])
 
 
 # -- what it is for ------------------------------------------------------------------------------

@@ -38,18 +38,15 @@ from stiefel.linalg.products import (
     accumulate,
     add_product,
     left_product,
-    lies_tall,
     symmetric_product,
 )
 from stiefel.linalg.stack import working_dtype
 
 __all__ = ["deflate"]
 
-# Rows of a good Q are graded over a range of about thirty.
-LEVELLING = minimax(3e-2, 3)
-
-# Columns of a sample lie together by so many: gathered one by one they would take as long as all.
-TOGETHER = 32
+# Where a few directions stand far above the rest, the rows of L are graded down to the least that
+# `_above_rounding` keeps; lifted too little, they would come down below the rest.
+LEVELLING = minimax(6e-3, 4)
 
 
 def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
@@ -57,16 +54,17 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
 
     Args:
         X: what to deflate, in the precision it came in, its Frobenius norm within 1e+-4, or zero.
-        rank: how many singular values to lower, k above; sensibly m / 16 to m / 4.
+        rank: how many singular values to lower, k above; sensibly m / 16 to m / 3.
         dtype: precision of the sketch and of the result.
         exact: spend more on it. Form ``H X`` of X itself rather than of X rounded to ``dtype``:
             what the outliers' entries lose in rounding is as large as the smallest singular values.
-            And find Q from all columns of a long X, not from a sample of about m.
+            And find Q from the columns of a long X as they are, not from about m sums of them.
     """
     Y = X.to(dtype)
-    sample = X if exact else _sample(X, rank)
-    sketch = _sketch(sample, Y if sample is X else sample.to(dtype), rank)
-    Q = _orthonormal(sketch).to(dtype)
+    short = X if exact else _folded(X, rank)
+    sketch = _sketch(short, Y if short is X else short.to(dtype), rank)
+    # Laid by rows, else the last bit of its product with Y tells a matrix from one of several.
+    Q = _orthonormal(sketch).to(dtype, memory_format=torch.contiguous_format)
     leading = _above_rounding(Q @ Y)
     change = add_product(leading, _levelling(leading).to(dtype), leading, beta=-1.0)
     if exact:
@@ -75,21 +73,28 @@ def deflate(X: Tensor, rank: int, dtype: torch.dtype, *, exact: bool) -> Tensor:
     return (add_product if Y is X else accumulate)(Y, Q.mT, change)
 
 
-def _sample(X: Tensor, rank: int) -> Tensor:
-    """Columns `[m, n']` from all over X, at least m and four for each direction that is sought."""
-    every = X.shape[-1] // max(X.shape[-2], 4 * rank, TOGETHER)
-    if every < 2:
+def _folded(X: Tensor, rank: int) -> Tensor:
+    """Signed sums of columns `[m, n']`, n' at least m and four for each direction that is sought.
+
+    A count sketch. A sample of the columns would be made faster, but miss an outlier of the others.
+    """
+    n = X.shape[-1]
+    folds = n // max(X.shape[-2], 4 * rank)
+    if folds < 2:
         return X
-    if lies_tall(X):
-        return X.mT.unfold(-2, TOGETHER, every * TOGETHER).mT.flatten(-3, -2).mT
-    return X.unfold(-1, TOGETHER, every * TOGETHER).flatten(-2)
+    length = -(-n // folds)
+    signs = _signs(1, n, X)
+    total = X[..., :length] * signs[:, :length]
+    for start in range(length, n, length):
+        block = X[..., start : start + length]
+        total[..., : block.shape[-1]].addcmul_(block, signs[:, start : start + length])
+    return total
 
 
 def _sketch(X: Tensor, Y: Tensor, rank: int) -> Tensor:
     """``S X X^T`` `[k, m]`, S of signs; Y is X in the precision of the first product."""
-    signs = _signs if torch.compiler.is_compiling() else _kept_signs
     wide = working_dtype(Y.dtype)
-    half = left_product(signs(rank, Y.shape[-2], Y.dtype, Y.device), Y)
+    half = left_product(_signs(rank, Y.shape[-2], Y), Y)
     return half.to(wide) @ X.mT.to(wide)
 
 
@@ -126,7 +131,7 @@ def _levelling(leading: Tensor) -> Tensor:
     the rounding.
     """
     wide = leading.to(working_dtype(leading.dtype))
-    squares = symmetric_product(wide)
+    squares = _near_one(symmetric_product(wide))
     lengths = squares.diagonal(dim1=-2, dim2=-1)
     shortest, longest = lengths.amin(-1, keepdim=True), lengths.amax(-1, keepdim=True)
     tau = 0.7 * torch.maximum(shortest, longest / 256**2).sqrt()
@@ -134,9 +139,21 @@ def _levelling(leading: Tensor) -> Tensor:
     return root * tau.unsqueeze(-1)
 
 
-def _signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Signs `[k, m]` that look random, the same in every process, on every device, compiled too."""
-    hashed = torch.arange(1, rank * m + 1, device=device).view(rank, m)
+def _near_one(squares: Tensor) -> Tensor:
+    """Times a power of two, which cancels in ``tau (L L^T)^(-1/2)``: it takes fourth powers."""
+    largest = squares.detach().diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    return squares * torch.exp2(-torch.frexp(largest).exponent)
+
+
+def _signs(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Signs that look random, the same in every process, on every device, compiled too."""
+    plain = type(like) is Tensor and not torch.compiler.is_compiling()
+    made = _kept_signs if plain else _made_signs
+    return made(rows, columns, like.dtype, like.device)
+
+
+def _made_signs(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    hashed = torch.arange(1, rows * columns + 1, device=device).view(rows, columns)
     for _ in range(3):
         hashed = (5 * hashed * hashed + 7919 * hashed + 104729) % 1048573
     return (hashed % 2 * 2 - 1).to(dtype)
@@ -144,5 +161,5 @@ def _signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tenso
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # of which a tensor that is kept would be of no use to autograd
-def _kept_signs(rank: int, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return _signs(rank, m, dtype, device)
+def _kept_signs(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _made_signs(rows, columns, dtype, device)

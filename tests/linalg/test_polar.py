@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from stiefel.errors import MatrixError, RecipeError
 from stiefel.linalg import METHODS, TABLES, NewtonSchulz, PolarInfo, Qdwh, polar
@@ -368,7 +370,9 @@ def test_stacked_equals_one_at_a_time(method: str, stacks: None, device: str) ->
         torch.testing.assert_close(info.defect[tuple(index)], of_one.defect, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(1, 6), (7, 12), (13, 5), (64, 64), (512, 512)])
+@pytest.mark.parametrize(
+    "shape", [(1, 6), (7, 12), (13, 5), (64, 64), (48, 512), (112, 256), (240, 512), (512, 512)]
+)
 @methods
 def test_company_changes_no_bit(method: str, shape: tuple[int, int]) -> None:
     """On the CPU, in the default precision: where matrices lie together depends on the layout."""
@@ -546,6 +550,27 @@ def test_a_graph_changes_nothing(method: str) -> None:
         torch.testing.assert_close(P.detach(), polar(Y, method=method), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["jordan", "faithful", "fast"])
+@pytest.mark.parametrize("shape", [(384, 400), (2, 9, 14)])
+def test_forward_and_reverse_mode_agree(method: str, shape: tuple[int, ...]) -> None:
+    """Also of a large matrix alone, whose norm the host looks at where nobody derives it."""
+    X, dX, dP = (torch.randn(shape, dtype=torch.float64) for _ in range(3))
+    _, forward = torch.func.jvp(lambda X: polar(X, method=method), (X,), (dX,))
+    (reverse,) = torch.func.vjp(lambda X: polar(X, method=method), X)[1](dP)
+    torch.testing.assert_close(torch.sum(forward * dP), torch.sum(reverse * dX))
+    difference = polar(X + 1e-6 * dX, method=method) - polar(X - 1e-6 * dX, method=method)
+    assert float((forward - difference / 2e-6).norm() / forward.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["fast", "faithful"])
+def test_no_number_of_a_graph_is_looked_at(method: str) -> None:
+    """In 16 bits, where a lone matrix goes without its batch dimension."""
+    X = torch.randn(384, 416, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns where a derivative is dropped
+        polar(X, method=method).sum().backward()
+
+
 @methods
 def test_no_derivative_along_the_matrix_and_none_of_a_neighbour(method: str) -> None:
     """Homogeneous of degree 0; and what one matrix of a stack does is nothing to the others."""
@@ -585,6 +610,33 @@ def test_compiles_in_one_graph(method: str) -> None:
     eager, eager_info = polar(X, method=method, return_info=True)
     torch.testing.assert_close(P, eager, equal_nan=True, rtol=0, atol=1e-6)
     torch.testing.assert_close(info.defect, eager_info.defect, equal_nan=True, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["jordan", "faithful", "fast", "gram"])
+@pytest.mark.parametrize("shape", [(384, 416), (32, 64)])
+def test_one_graph_of_a_lone_matrix(method: str, shape: tuple[int, int]) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(polar, fullgraph=True, backend="eager")
+    X = torch.randn(shape)
+    assert float((compiled(X, method=method) - polar(X, method=method)).norm() / X.norm()) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["jordan", "faithful", "fast"])
+def test_one_graph_for_all_shapes(method: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(polar, fullgraph=True, dynamic=True, backend="eager")
+    for shape in ((24, 32), (40, 96)):
+        X = torch.randn(shape, dtype=torch.float64)
+        ours = compiled(X, method=method)
+        torch.testing.assert_close(ours, polar(X, method=method), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["jordan", "faithful", "fast"])
+def test_a_trace_with_fake_tensors_leaves_none_behind(method: str) -> None:
+    X = torch.randn(31, 37)
+    with FakeTensorMode():
+        polar(torch.empty(31, 37, requires_grad=True), method=method)
+    assert bool(polar(X, method=method).isfinite().all())
 
 
 @pytest.mark.slow

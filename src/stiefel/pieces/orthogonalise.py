@@ -20,7 +20,8 @@ class Orthogonalise:
 
     Args:
         method: value of ``method`` in `stiefel.linalg.polar`.
-        steps: the number of Newton-Schulz steps; None for an exact method, which has none.
+        steps: the number of Newton-Schulz steps; None for a method whose own number depends on
+            the matrix, and for an exact one, which has none.
     """
 
     method: str | Method
@@ -29,7 +30,7 @@ class Orthogonalise:
 
     @classmethod
     def by(cls, method: str | Method, ns_steps: int | None) -> Orthogonalise:
-        """With ``ns_steps`` as the live number of steps, the method's own if None.
+        """With ``ns_steps`` as the live number of steps; None is the method's own.
 
         Raises:
             RecipeError: unknown method.
@@ -39,7 +40,9 @@ class Orthogonalise:
         given = None if ns_steps is None else Live("ns_steps", ns_steps, "count")
         if not isinstance(chosen, NewtonSchulz):
             return cls(method, None)
-        return cls(method, given or Live("ns_steps", chosen.table.steps, "count"))
+        if given is None and not chosen.small:
+            given = Live("ns_steps", chosen.table.steps, "count")
+        return cls(method, given)
 
     def init(self, like: Tensor) -> State:
         """No state."""

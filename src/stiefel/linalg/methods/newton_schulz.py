@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from math import frexp, isqrt
+from math import frexp, sqrt
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class NewtonSchulz:
             What a first run of several steps loses to rounding is given back to every eigenvalue.
         small: another table, which matrices of up to 256 rows get with all its steps and nothing
             else: what surrounds their short products takes longer than the products. Not if
-            another number of steps than the method's own is asked for.
+            a number of steps is asked for.
     """
 
     table: Table
@@ -63,7 +63,7 @@ class NewtonSchulz:
 
     def suited(self, rows: int, steps: int | None) -> tuple[NewtonSchulz, int]:
         """What matrices of so many rows get when asked for ``steps``, and how many those are."""
-        if self.small and rows <= ROWS and steps in (None, self.table.steps):
+        if self.small and rows <= ROWS and steps is None:
             return NewtonSchulz(self.small), self.small.steps
         return self, steps or self.table.steps
 
@@ -97,7 +97,9 @@ class NewtonSchulz:
         return iterate(Y.to(dtype), runs)
 
     def _rank(self, m: int, n: int) -> int:
-        return min(isqrt(m * n) // self.deflate + self.oversample, m // 3) if self.deflate else 0
+        if not self.deflate:
+            return 0
+        return min(int(sqrt(m * n)) // self.deflate + self.oversample, m // 3)
 
     def _runs(self, steps: int | None, m: int, n: int) -> list[Run]:
         triples, lengths = self.table.triples(steps), self.gram_runs

@@ -13,7 +13,7 @@ START, END = pages.marks("race")
 REGIONS = {
     "orthogonality.md": ("table", "routines"),
     "fidelity.md": ("results",),
-    "optimizers.md": ("race", "step cpu-4x768", "step cpu-1x768"),
+    "optimizers.md": ("race", "step cpu-4x768", "step cpu-1x768", "step cpu-1x768-compiled"),
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -94,6 +97,26 @@ def test_state_has_the_shape_of_the_parameter_or_of_its_blocks() -> None:
         {"momentum.m": (3, 6, 4), "step": ()},
         {"momentum.m": (8, 27), "step": ()},
     ]
+
+
+@pytest.mark.parametrize("name", ["adamw", "schedule_free", "galore", "soap", "shampoo"])
+def test_no_power_of_the_step_is_in_a_compiled_loop(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken for every few entries anew."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    params = parameters((4, 6), dtype=torch.float32)
+    optimizer = stiefel.Optimizer(params, getattr(stiefel, name)(), compile=True)
+    run(optimizer, params, gradients(params, 3))
+    nodes = [node for graph in graphs for node in graph.graph.nodes]
+    names = [node.name for node in nodes if len(node.all_input_nodes) == 2 and "pow" in node.name]
+    assert names and all("one_minus_power" in name for name in names)
 
 
 @pytest.mark.slow

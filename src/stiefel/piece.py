@@ -52,6 +52,7 @@ __all__ = [
     "Refreshed",
     "Scope",
     "State",
+    "bias_correction",
     "lerp",
     "lerp_",
     "lerp_square_",
@@ -236,6 +237,28 @@ def rows(state: State, some: slice) -> State:
 def zeros(like: Tensor) -> Tensor:
     """A zero stack shaped like ``like``, contiguous whatever the strides of ``like``."""
     return torch.zeros_like(like, memory_format=torch.contiguous_format)
+
+
+def bias_correction(beta: Any, step: Any) -> Any:
+    """``1 - beta^t``: what an average with ``beta`` that began at zero has added up to of weights.
+
+    In a compiled step, whose numbers are tensors, it is an operator of its own. Inductor would put
+    the power into the loop over the entries, where it takes longer than everything else (measured:
+    AdamW twice as long).
+    """
+    if isinstance(beta, Tensor) and isinstance(step, Tensor):
+        return _one_minus_power(beta, step)
+    return 1 - beta**step
+
+
+@torch.library.custom_op("stiefel::one_minus_power", mutates_args=())
+def _one_minus_power(base: Tensor, exponent: Tensor) -> Tensor:
+    return 1 - base**exponent
+
+
+@_one_minus_power.register_fake
+def _(base: Tensor, exponent: Tensor) -> Tensor:
+    return torch.empty_like(base)
 
 
 def lerp_(mean: Tensor, x: Tensor, weight: Any) -> Tensor:

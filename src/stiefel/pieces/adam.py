@@ -7,7 +7,17 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from stiefel.errors import RecipeError, check_choice
-from stiefel.piece import ENTRY, Live, Now, Scope, State, lerp_, lerp_square_, zeros
+from stiefel.piece import (
+    ENTRY,
+    Live,
+    Now,
+    Scope,
+    State,
+    bias_correction,
+    lerp_,
+    lerp_square_,
+    zeros,
+)
 from stiefel.pieces.frame import Turn
 
 __all__ = ["CORRECTIONS", "Adam"]
@@ -56,7 +66,8 @@ class Adam:
         lerp_(m, x, 1 - beta1)
         lerp_square_(v, x, 1 - beta2)
         # Both bias corrections go into the denominator: one pass over memory less.
-        on_root, on_eps = CORRECTIONS[self.correction](1 - beta1**now.step, 1 - beta2**now.step)
+        corrections = bias_correction(beta1, now.step), bias_correction(beta2, now.step)
+        on_root, on_eps = CORRECTIONS[self.correction](*corrections)
         return m / v.sqrt().mul_(on_root).add_(now(self.eps) * on_eps)
 
     def turn(self, state: State, turn: Turn) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from stiefel.piece import Live, Now, State, lerp_square_, zeros
+from stiefel.piece import Live, Now, State, bias_correction, lerp_square_, zeros
 from stiefel.pieces.unit import over
 
 __all__ = ["AdamLength", "Graft", "MeanLength", "OwnLength", "as_long_as"]
@@ -69,7 +69,7 @@ class AdamLength:
         """``x`` as long as ``mean / (sqrt(V) + eps)``, V corrected for its bias."""
         beta = now(self.beta)
         v = lerp_square_(state["v"], grad, 1 - beta)
-        root = v.sqrt().mul_((1 - beta**now.step) ** -0.5).add_(now(self.eps))
+        root = v.sqrt().mul_(bias_correction(beta, now.step) ** -0.5).add_(now(self.eps))
         return as_long_as(x, mean / root)
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stiefel.piece import ENTRY, Live, Now, Scope, State, lerp_square_, zeros
+from stiefel.piece import ENTRY, Live, Now, Scope, State, bias_correction, lerp_square_, zeros
 
 __all__ = ["RMSProp"]
 
@@ -31,5 +31,4 @@ class RMSProp:
         """The bias-corrected quotient."""
         beta, v = now(self.beta), state["v"]
         lerp_square_(v, x, 1 - beta)
-        correction = 1 - beta**now.step
-        return x / v.sqrt().div_(correction**0.5).add_(now(self.eps))
+        return x / v.sqrt().div_(bias_correction(beta, now.step) ** 0.5).add_(now(self.eps))

@@ -19,6 +19,7 @@ from stiefel.piece import (
     Now,
     Scope,
     State,
+    bias_correction,
     lerp_,
     nested,
     prefixed,
@@ -101,7 +102,7 @@ class Roots:
         for some in now.due:
             self._refresh(rows(state, some), now, rank=min(x.shape[-2:]))
         beta = now(self.beta)
-        mean = lerp_(state["m"], x, 1 - beta) / (1 - beta**now.step)
+        mean = lerp_(state["m"], x, 1 - beta) / bias_correction(beta, now.step)
         moved = between(state.get("PL"), mean, state.get("PR"))
         return self.graft(moved, mean, x, nested("graft", state), now)
 

@@ -56,6 +56,7 @@ METHODS = (
     "sgd()",
     "cautious(muon())",
     "spectra(adamw())",
+    'spectra(adamw(), precision="bfloat16")',
     "hyperball(muon())",
     "lookahead(muon())",
     "averaged(muon())",

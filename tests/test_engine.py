@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_no_power_of_the_step_is_in_a_compiled_loop(
     """It would be taken for every few entries anew."""
     graphs: list[torch.fx.GraphModule] = []
 
-    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+    def backend(graph: torch.fx.GraphModule, _: object, **options: Any) -> Callable[..., object]:
         graphs.append(graph)
         return graph.forward
 
@@ -117,6 +118,17 @@ def test_no_power_of_the_step_is_in_a_compiled_loop(
     nodes = [node for graph in graphs for node in graph.graph.nodes]
     names = [node.name for node in nodes if len(node.all_input_nodes) == 2 and "pow" in node.name]
     assert names and all("one_minus_power" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["adamuon", "hyperball"])
+def test_a_stack_of_two_compiles(name: str) -> None:
+    """Inductor failed on these two."""
+    torch._dynamo.reset()
+    params = parameters((6, 4), (6, 4), dtype=torch.float32)
+    before, grads = copies(params), gradients(params, 2)
+    run(stiefel.Optimizer(params, getattr(stiefel, name)(), compile=True), params, grads)
+    run(stiefel.Optimizer(before, getattr(stiefel, name)()), before, grads)
+    assert_close(params, before, 1e-2)
 
 
 @pytest.mark.slow

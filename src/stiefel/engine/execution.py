@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,12 @@ from stiefel.piece import Now
 from stiefel.recipe import Recipe
 
 __all__ = ["Compiled", "Run", "eager"]
+
+
+# On a CPU what is used twice is computed once and kept. Inductor would compute a new state anew
+# where it is used, from the old one; and when it then joins these loops with the one that stores
+# the state it fails (KeyError: 'buf28', torch 2.13, AdaMuon and Hyperball on two matrices).
+CPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"realize_reads_threshold": 1}
 
 
 class Run(Protocol):
@@ -76,7 +82,8 @@ class Compiled:
             return eager(recipe, grad, weight, state, numbers, step, due)
         key = (recipe.fingerprint, tuple(weight.shape), weight.dtype, weight.device)
         if key not in self.plans:
-            self.plans[key] = torch.compile(_fresh_copy(eager), dynamic=False)
+            options = CPU_OPTIONS if weight.device.type == "cpu" else None
+            self.plans[key] = torch.compile(_fresh_copy(eager), dynamic=False, options=options)
         tensors = {name: _as_tensor(value) for name, value in numbers.items()}
         return self.plans[key](recipe, grad, weight, state, tensors, _as_tensor(float(step)))
 

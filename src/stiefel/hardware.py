@@ -57,5 +57,6 @@ def _speed(dtype: torch.dtype, device: torch.device) -> float:
 
 def blocks_pay(m: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether ``X X^T`` of an m x n matrix is faster block by block, half of them mirrored."""
-    work = BLOCK_WORK_16_BITS if dtype.itemsize == 2 else 0
-    return device.type == "cpu" and m >= BLOCK_ROWS and m * m * n >= work
+    if m < BLOCK_ROWS or device.type != "cpu":
+        return False
+    return dtype.itemsize != 2 or m * m * n >= BLOCK_WORK_16_BITS

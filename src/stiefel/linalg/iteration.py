@@ -118,6 +118,5 @@ def inverse(x: Factor) -> Factor:
 
 def _plus_identity(A: Tensor, a: Factor) -> Tensor:
     """``A + a I``, in place."""
-    diagonal = A.diagonal(dim1=-2, dim2=-1)
-    diagonal += a.squeeze(-1) if isinstance(a, Tensor) else a
+    A.diagonal(dim1=-2, dim2=-1).add_(a.squeeze(-1) if isinstance(a, Tensor) else a)
     return A

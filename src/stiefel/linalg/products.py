@@ -34,7 +34,7 @@ def matmul(A: Tensor, B: Tensor) -> Tensor:
     3072 times 3072 x 768 with the first transposed takes 80 ms in a stack of one, 27 ms as
     matrices; five steps on one 256 x 256 matrix 1.4 times as long).
     """
-    if not only_one(A, B):
+    if A.ndim == 2 or not only_one(A, B):
         return A @ B
     product = A.reshape(A.shape[-2:]) @ B.reshape(B.shape[-2:])
     return product.view(*A.shape[:-2], *product.shape)
@@ -107,7 +107,7 @@ def only_one(X: Tensor, *others: Tensor) -> bool:
     bit. Else the last bit of a product may tell a matrix from one of several (146 x 493 times 493 x
     31).
     """
-    if X.dtype.itemsize != 2 or X.ndim != 3 or len(X) != 1 or X.device.type != "cpu":
+    if X.ndim != 3 or X.shape[0] != 1 or X.dtype.itemsize != 2 or not X.is_cpu:
         return False
     sides = (side for matrix in (X, *others) for side in matrix.shape[-2:])
     stacked = stacking_pays(X.shape[-2], X.shape[-1], X.device)
@@ -115,8 +115,7 @@ def only_one(X: Tensor, *others: Tensor) -> bool:
 
 
 def _by_kernel(X: Tensor) -> bool:
-    m, n = X.shape[-2:]
-    return kernels.available(X) and kernels.pays(m, n, X.dtype)
+    return kernels.available(X) and kernels.pays(X.shape[-2], X.shape[-1], X.dtype)
 
 
 def _blocks_pay(X: Tensor) -> bool:
@@ -125,8 +124,9 @@ def _blocks_pay(X: Tensor) -> bool:
     Inductor 2.13 makes of five steps on 768 x 3072 97 s of compilation and 382 ms of work with
     blocks, and 4.5 s and 89 ms without (measured).
     """
-    m, n = X.shape[-2:]
-    return not torch.compiler.is_compiling() and blocks_pay(m, n, X.dtype, X.device)
+    if torch.compiler.is_compiling():
+        return False
+    return blocks_pay(X.shape[-2], X.shape[-1], X.dtype, X.device)
 
 
 def _by_blocks(X: Tensor, out: Tensor) -> Tensor:

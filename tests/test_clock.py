@@ -24,6 +24,9 @@ from tests.helpers import copies, gradients, parameters, run
 costs = st.lists(st.floats(0.1, 10.0), min_size=1, max_size=20)
 
 
+GPT = [(2304, 768), (768, 768), (3072, 768), (768, 3072)] * 4
+
+
 @dataclass(frozen=True)
 class Remembers:
     """Counts its refreshes, and answers with the gradient of the last one."""
@@ -76,8 +79,17 @@ def test_work_is_spread(costs: list[float], every: int) -> None:
     assert max(loads(costs, every)) <= even + max(costs) * (1 - 1 / every) + 1e-9
 
 
-def loads(costs: list[float], every: int) -> list[float]:
-    standing = phases(costs, every)
+@pytest.mark.parametrize("usual", [1, 2, 10])
+@pytest.mark.parametrize("every", [10, 20, 40])
+def test_a_longer_period_than_usual_spreads_them_too(usual: int, every: int) -> None:
+    """Equal matrices one a step, and those of four layers within what the dearest makes of it."""
+    assert set(loads([1.0] * every, every, usual)) == {1.0}
+    costs = [float(m**3 + n**3) for m, n in GPT]
+    assert max(loads(costs, every, usual)) <= 1.05 * max(*costs, sum(costs) / every)
+
+
+def loads(costs: list[float], every: int, usual: int | None = None) -> list[float]:
+    standing = phases(costs, usual or every)
     steps = range(2, 2 + every)
     return [sum(sum(costs[some]) for some in due(step, every, standing)) for step in steps]
 
@@ -87,8 +99,7 @@ def loads(costs: list[float], every: int) -> list[float]:
 )
 def test_every_step_of_a_gpt_does_about_the_same(chosen: Recipe, worst: float) -> None:
     """Four layers of GPT-2 in ten steps: 8 large matrices, 4 smaller and 4 small ones."""
-    shapes = [(2304, 768), (768, 768), (3072, 768), (768, 3072)] * 4
-    done = loads([refresh_cost(chosen)(m, n) for m, n in shapes], 10)
+    done = loads([refresh_cost(chosen)(m, n) for m, n in GPT], 10)
     assert max(done) <= worst * mean(done)
 
 

@@ -143,7 +143,7 @@ class Now:
         step_size: ``lr`` times the recipe's scale for matrices of this shape.
         due: slices of the stack whose clock is up; when there are any, ``step`` is an int.
         held: set by a piece whose first gradient only fills its state: the step ends there, and
-            the weight stays.
+            the weight stays. Such a piece takes one from ``step`` for those that come after it.
     """
 
     numbers: Mapping[str, Any]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from stiefel.linalg import householder
-from stiefel.linalg.householder import orthonormal
+from stiefel.linalg.householder import orthonormal, orthonormal_of_rank
 
 SHAPES = [(1, 1), (7, 7), (8, 8), (17, 9), (9, 17), (24, 8)]
 
@@ -46,6 +46,32 @@ def test_is_gram_schmidt(shape: tuple[int, int], condition: float) -> None:
     Q = orthonormal(X)
     assert Q.dtype == X.dtype and Q.shape == (shape[0], min(shape)) and Q.is_contiguous()
     torch.testing.assert_close(Q, textbook(X), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_more_columns_complete_the_others(dtype: torch.dtype) -> None:
+    X = noise(2, 17, 6).to(dtype)
+    Q = orthonormal(X, 17)
+    rounding = 4 * torch.finfo(dtype).eps
+    assert Q.shape == (2, 17, 17) and max(map(defect, Q)) < rounding
+    torch.testing.assert_close(Q[..., :6], orthonormal(X), rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 11])
+def test_of_lower_rank_it_is_not_made_of_rounding(rank: int) -> None:
+    """Columns that depend on others stand anywhere; what remains is Gram-Schmidt without them."""
+    n = 12
+    X = noise(n, rank) @ noise(rank, n, seed=1)
+    X[:, 1] = 3 * X[:, 0]
+    Q = orthonormal_of_rank(X, rank)
+    assert defect(Q) < 1e-14
+    free = [0, *range(2, rank + 1)]
+    torch.testing.assert_close(Q[:, free], textbook(X[:, free]), rtol=0, atol=1e-10)
+    nearly = X * (1 + 2e-16 * noise(n, n, seed=2))
+    torch.testing.assert_close(orthonormal_of_rank(nearly, rank), Q, rtol=0, atol=1e-10)
+    both = orthonormal_of_rank(torch.stack([X.mT, X]), rank)
+    torch.testing.assert_close(both[1], Q, rtol=0, atol=1e-12)
+    assert torch.equal(orthonormal_of_rank(X, n), orthonormal(X))
 
 
 def test_triangle_is_upper_and_positive() -> None:

@@ -13,8 +13,8 @@ from stiefel import adamw, muon
 from stiefel.errors import HyperparameterError, RecipeError
 from stiefel.piece import Live
 from stiefel.pieces import DecoupledDecay
-from stiefel.recipes import cautious, hyperball, lion, lookahead, sgd, soap
-from tests.helpers import gradients, parameters, trajectory
+from stiefel.recipes import cautious, conda, galore, hyperball, lion, lookahead, sgd, soap
+from tests.helpers import assert_close, gradients, parameters, trajectory
 from tests.laws import laws
 from tests.recipes.faults import every_fault, survives
 from tests.reference.cautious import cautious as twin
@@ -32,6 +32,23 @@ from tests.reference.cautious import cautious as twin
 )
 def test_equals_twin(base: Any, theirs: dict[str, Any]) -> None:
     laws.equals_twin(cautious(base, weight_decay=0.3), partial(twin, **theirs, weight_decay=0.3))
+
+
+@pytest.mark.parametrize("base", [conda, galore, soap])
+def test_decay_and_mask_see_the_weight_before_the_step(base: Any) -> None:
+    """Also those of recipes that decay afterwards: one step, long enough to change signs."""
+    (W,) = parameters((6, 4))
+    grads = gradients([W], 2)
+    plain, careful = base(weight_decay=0.0), cautious(base(weight_decay=0.5))
+    before = trajectory(plain, [W], grads[:1], lr=2.0)[0]
+    (moved,) = trajectory(plain, [W], grads, lr=2.0)
+    U = (before - moved) / 2.0
+    if base is not soap:  # its first gradient moves nothing
+        before, (moved,) = W.detach(), trajectory(plain, [W], grads[:1], lr=2.0)
+        grads, U = grads[:1], (before - moved) / 2.0
+    expected = moved - 2.0 * 0.5 * (U * before >= 0) * before
+    assert_close(trajectory(careful, [W], grads, lr=2.0), [expected], 1e-9)
+    assert ((U * before >= 0) != (U * moved >= 0)).any()
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -57,7 +74,7 @@ def test_a_stationary_point_that_steps_push_outwards_stays() -> None:
 def test_reaches_a_decay_inside() -> None:
     inside = cautious(lookahead(adamw()))
     assert inside.fingerprint.count("cautious=True") == 1
-    assert cautious(soap()).apply == replace(soap().apply, cautious=True)  # type: ignore[type-var]
+    assert cautious(soap()).apply == replace(adamw(weight_decay=0.01).apply, cautious=True)  # type: ignore[type-var]
 
 
 def test_without_decay_it_is_the_base() -> None:

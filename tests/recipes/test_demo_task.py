@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ def test_trains(name: str) -> None:
     run = Run(settings, read_text(None, settings.context + 1))
     losses = [event.training_loss for event in run]
     assert max(losses[20:]) < losses[0] + 0.5  # it never went up and away
-    assert run.curve[-1].loss < LEARNED and run.optimizer.skipped_steps == 0
+    assert mean(losses[-20:]) < LEARNED and run.optimizer.skipped_steps == 0
+    assert run.curve[-1].loss < run.curve[0].loss  # where it is evaluated: an average lags behind
     assert run.optimizer.faults() == {}
     assert all(torch.isfinite(p).all() for p in run.model.parameters())

@@ -13,7 +13,7 @@ from stiefel import Optimizer, adamw, muon
 from stiefel.errors import HyperparameterError
 from stiefel.pieces.slow import blank, start_, started
 from stiefel.recipe import Recipe
-from stiefel.recipes import lookahead, sgd
+from stiefel.recipes import lookahead, sgd, soap
 from tests.helpers import assert_close, gradients, parameters, run, trajectory
 from tests.laws import laws
 from tests.recipes.faults import every_fault, survives
@@ -27,6 +27,16 @@ BASES = [
 every_base = pytest.mark.parametrize(
     ("base", "theirs"), BASES, ids=lambda part: getattr(part, "name", "")
 )
+
+
+def test_a_gradient_that_moves_nothing_is_no_step() -> None:
+    """SOAP's first: the weights meet after two others."""
+    (weight,) = parameters((6, 4))
+    grads = gradients([weight], 3)
+    (plain,) = trajectory(soap(weight_decay=0.0), [weight], grads)
+    both = lookahead(soap(weight_decay=0.0), sync_every=2, slow_rate=0.25)
+    expected = weight.detach().lerp(plain, 0.25)
+    assert_close(trajectory(both, [weight], grads), [expected], 1e-12)
 
 
 @every_base

@@ -11,7 +11,7 @@ import torch
 from stiefel import Optimizer, adamw, muon
 from stiefel.errors import HyperparameterError
 from stiefel.recipe import Recipe
-from stiefel.recipes import schedule_free, sgd
+from stiefel.recipes import schedule_free, sgd, soap
 from tests.helpers import assert_close, gradients, parameters, run, trajectory
 from tests.laws import laws
 from tests.recipes.faults import every_fault, survives
@@ -45,6 +45,18 @@ def test_equals_twin(options: dict[str, Any], theirs: dict[str, Any], beta: floa
             assert_close([weight, z], [at(point="y"), at(point="z")], 1e-9)
             with optimizer.evaluating():
                 assert_close([weight], [at(point="x")], 1e-9)
+
+
+@pytest.mark.parametrize("base", [muon, soap])
+@pytest.mark.parametrize("warmup", [1, 10])
+def test_the_mean_begins_with_the_first_step(base: Any, warmup: int) -> None:
+    """Not with the weight at which SOAP's first gradient, which moves nothing, leaves it."""
+    params = parameters((6, 4))
+    recipe = schedule_free(base(weight_decay=0.0), warmup_steps=warmup)
+    optimizer = Optimizer(params, recipe, lr=0.05)
+    run(optimizer, params, gradients(params, 2 if base is soap else 1))
+    with optimizer.evaluating():
+        assert_close(params, [optimizer.state[params[0]]["apply.z"]], 1e-12)
 
 
 def test_it_evaluates_at_the_mean_of_plain_steps() -> None:

@@ -45,6 +45,19 @@ def test_kl_equals_twin_through_refreshes(shape: tuple[int, int]) -> None:
     equal(kl_soap(refresh_every=3, init_factor=0.5, **options), oracle, shape)
 
 
+@both
+@pytest.mark.parametrize("shape", [(40, 3), (3, 40)])
+@pytest.mark.parametrize("every", [2, 10])
+def test_no_basis_is_made_of_rounding(recipe: Any, shape: tuple[int, int], every: int) -> None:
+    """While the gradients so far have a null space a refresh completes them; then it need not."""
+    (W,) = parameters(shape)
+    exact = gradients([W], 16)
+    noise = torch.Generator().manual_seed(1)
+    ulps = [[g * (1 + 2e-16 * torch.randn(shape, generator=noise).double())] for [g] in exact]
+    found = [trajectory(recipe(refresh_every=every), [W], grads) for grads in (exact, ulps)]
+    assert_close(found[0], found[1], 1e-9)
+
+
 def test_every_number_is_the_twins() -> None:
     options = {"betas": (0.8, 0.9), "shampoo_beta": 0.7, "eps": 1e-2, "weight_decay": 0.1}
     equal(

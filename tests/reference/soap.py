@@ -27,10 +27,19 @@ def eigenvectors(A: Tensor) -> Tensor:
     return torch.linalg.qr(Q[:, :rank], mode="complete")[0]
 
 
-def orthogonal_iteration(A: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
-    """The next basis, and which old column each new one continues: ranked first, then one QR."""
+def orthogonal_iteration(A: Tensor, Q: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """The next basis, and which old column each new one continues: ranked first, then one QR.
+
+    Of A of lower rank, as of few gradients, a column that depends on others leaves nothing but
+    rounding; a complement of the others, as in `eigenvectors`, takes its place.
+    """
     order = (Q.T @ A @ Q).diagonal().argsort(descending=True)
-    return torch.linalg.qr(A @ Q[:, order])[0], order
+    image, n = A @ Q[:, order], len(A)
+    basis, R = torch.linalg.qr(image)
+    spans = R.diagonal().abs().argsort(descending=True)[: n if rank is None else rank].sort().values
+    rest = [column for column in range(n) if column not in spans]
+    basis[:, [*spans, *rest]] = torch.linalg.qr(image[:, spans], mode="complete")[0]
+    return basis, order
 
 
 def soap(
@@ -68,6 +77,6 @@ def soap(
             if t == 0:
                 Q[side] = eigenvectors(A[side])
             elif t % precondition_frequency == 0:
-                Q[side], order = orthogonal_iteration(A[side], Q[side])
+                Q[side], order = orthogonal_iteration(A[side], Q[side], (t + 1) * min(W.shape))
                 V = V.index_select(side, order)
     return W

@@ -262,10 +262,11 @@ class Bucket:
 
 def with_phases(members: Sequence[Member], recipe: Recipe, stagger: bool) -> list[Member]:
     """The members with the phases of their clocks, which spread the work unless all are in step."""
+    if not (stagger and recipe.clocked):
+        return [replace(m, phases=(0.0,) * m.count) for m in members]
     cost = clock.refresh_cost(recipe)
     costs = [each for m in members for each in [cost(m.block.m, m.block.n)] * m.count]
-    every = recipe.live[REFRESH_EVERY].default if stagger and recipe.clocked else 1
-    found = iter(clock.phases(costs, every))
+    found = iter(clock.phases(costs, recipe.live[REFRESH_EVERY].default))
     return [replace(m, phases=tuple(itertools.islice(found, m.count))) for m in members]
 
 

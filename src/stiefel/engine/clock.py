@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from stiefel.piece import Refreshed, parts
 from stiefel.recipe import Recipe
@@ -34,17 +34,29 @@ def phases(costs: Sequence[float], every: int) -> list[float]:
 
     Args:
         costs: of a refresh of each matrix.
-        every: the usual period; another one meanwhile spreads them nearly as well.
+        every: the usual period. Another one meanwhile spreads them nearly as well.
     """
     steps = min(every, len(costs))
     loads = [(0.0, step) for step in range(steps)]
-    found = [0.0] * len(costs)
+    order: dict[int, list[int]] = {step: [] for step in range(steps)}
     dearest_first = sorted(range(len(costs)), key=lambda index: -costs[index])
     for cost, equal in itertools.groupby(dearest_first, key=costs.__getitem__):
         indices = list(equal)
         for index, step in zip(indices, sorted(_add(loads, cost) for _ in indices), strict=True):
-            found[index] = step / steps
-    return found
+            order[step].append(index)
+    within = {i: step + share for step in order for i, share in _spread(order[step], costs)}
+    return [within[index] / steps for index in range(len(costs))]
+
+
+def _spread(indices: Sequence[int], costs: Sequence[float]) -> Iterator[tuple[int, float]]:
+    """With each index the share `[0, 1)` of the work of all that comes before it.
+
+    It is below a step of the usual period, and spreads them over those of a longer one.
+    """
+    total, before = sum(costs[index] for index in indices), 0.0
+    for index in indices:
+        yield index, before / total if costs[index] else 0.0
+        before += costs[index]
 
 
 def _add(loads: list[tuple[float, int]], cost: float) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stiefel.errors import MatrixError, check_choice
 from stiefel.linalg.decompositions import eigh
-from stiefel.linalg.householder import orthonormal
+from stiefel.linalg.householder import orthonormal_of_rank
 from stiefel.linalg.products import matmul
 from stiefel.linalg.stack import Stack, prepare, working_dtype
 from stiefel.linalg.symmetric import prepare_symmetric
@@ -80,13 +80,15 @@ def eigenbasis(A: Tensor, previous: Tensor | None = None, *, method: str = "eigh
     return Refresh(stack.restore(found.basis), found.order.reshape(A.shape[:-1]))
 
 
-def orthogonal_iteration(A: Tensor, P: Tensor) -> Refresh:
+def orthogonal_iteration(A: Tensor, P: Tensor, rank: int | None = None) -> Refresh:
     """One step of orthogonal iteration: ``orthonormal(A P)``, the columns of P ranked first.
 
     Args:
         A: `[..., n, n]`, symmetric: that is not checked.
         P: `[..., n, n]`, in the dtype of A, or in 16 bits: then the products are taken so, and the
             basis is as near as bfloat16 allows, see `orthonormal`.
+        rank: of A at most, if less than n. Any basis of its null space will do, but this one does
+            not depend on rounding.
 
     Returns:
         A `Refresh` in the dtype of P. Where A or P is not finite neither is the basis, and the
@@ -94,7 +96,8 @@ def orthogonal_iteration(A: Tensor, P: Tensor) -> Refresh:
     """
     image = _image(A, P)
     order = _ranking(P, image)
-    return Refresh(orthonormal(in_order(image.mT, order).mT), order)
+    ranked = in_order(image.mT, order).mT
+    return Refresh(orthonormal_of_rank(ranked, A.shape[-1] if rank is None else rank), order)
 
 
 def rayleigh_quotients(A: Tensor, P: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stiefel.linalg.eigenbasis import Refresh
-from stiefel.linalg.householder import orthonormal
+from stiefel.linalg.householder import orthonormal_of_rank
 from stiefel.linalg.products import matmul
 from stiefel.piece import Now, State
 from stiefel.pieces.frame import between
@@ -78,10 +78,10 @@ class KLKronecker(Kronecker):
         longest = max(10.0, min(D.shape[-1], self.longest))
         return 1 / longest**2
 
-    def continued(self, A: Tensor, Q: Tensor) -> Refresh:
+    def continued(self, A: Tensor, Q: Tensor, rank: int) -> Refresh:
         """The next basis: one step of orthogonal iteration, columns in their places."""
         places = torch.arange(A.shape[-1], device=A.device).expand(A.shape[:-1])
-        return Refresh(orthonormal(matmul(A, Q.to(A.dtype))), places)
+        return Refresh(orthonormal_of_rank(matmul(A, Q.to(A.dtype)), rank), places)
 
 
 def _over_root(x: Tensor, D: Tensor | None, dim: int) -> Tensor:

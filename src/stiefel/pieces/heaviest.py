@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from stiefel.piece import MATRIX, Live, Now, Piece, Scope, State, zeros
+from stiefel.pieces.numbers import rounded_up
 
 __all__ = ["Heaviest"]
 
@@ -44,7 +44,7 @@ class Heaviest:
         """The inner piece's stack at its slices."""
         m = state["m"].add_(x)
         along, across = (-2, -1) if m.shape[-2] <= m.shape[-1] else (-1, -2)
-        count = math.ceil(self.fraction * m.shape[along])
+        count = rounded_up(self.fraction, m.shape[along])
         heaviest = m.abs().sum(across, keepdim=True).topk(count, along).indices
         slices = heaviest.expand_as(m.narrow(along, 0, count))
         chosen = m.gather(along, slices)

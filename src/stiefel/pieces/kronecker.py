@@ -9,11 +9,12 @@ from torch import Tensor
 
 from stiefel.errors import RecipeError, check_choice
 from stiefel.linalg.eigenbasis import Refresh, eigenbasis, orthogonal_iteration
+from stiefel.linalg.householder import orthonormal
 from stiefel.linalg.products import symmetric_product
 from stiefel.piece import Live, Now, State, lerp_
 from stiefel.pieces.triangle import blank, pack, size
 
-__all__ = ["PRECISIONS", "Kronecker", "first_basis", "gram", "identity", "sides"]
+__all__ = ["PRECISIONS", "Kronecker", "first_basis", "gram", "highest_rank", "identity", "sides"]
 
 # In what products with a gradient are taken and bases are kept; None is the dtype of the factors.
 PRECISIONS: dict[str, torch.dtype | None] = {"full": None, "bfloat16": torch.bfloat16}
@@ -83,9 +84,9 @@ class Kronecker:
         """Into a mean, or a sum, in place."""
         return past.add_(seen) if self.beta is None else lerp_(past, seen, 1 - now(self.beta))
 
-    def continued(self, A: Tensor, Q: Tensor) -> Refresh:
+    def continued(self, A: Tensor, Q: Tensor, rank: int) -> Refresh:
         """The next eigenbasis of a factor: one step of orthogonal iteration, columns ranked."""
-        return orthogonal_iteration(A, Q)
+        return orthogonal_iteration(A, Q, rank)
 
     def bias(self, now: Now) -> float:
         """By which a mean that began with zero is short after this step; 1 for a sum."""
@@ -103,16 +104,21 @@ def identity(factor: Tensor, dtype: torch.dtype) -> Tensor:
     return one.repeat(*factor.shape[:2], 1, 1)
 
 
-def first_basis(A: Tensor, rank: int) -> Tensor:
-    """Eigenvectors of a factor of one gradient, whose rank is at most ``rank``; those of the null
-    space complete the others by Householder's QR.
+def highest_rank(x: Tensor, now: Now) -> int:
+    """That a factor of gradients like ``x`` `[b, m, n]` may have: min(m, n) for each step so far.
 
-    Any basis of a null space will do, but that of `eigh` depends on rounding, so that a matrix
-    would not step in a stack as it does alone. The papers say nothing.
+    A factor of less than its size has a null space, and Adam in an eigenbasis steps by the choice
+    of its basis. Any will do, the papers say nothing; but one that depends on rounding would step
+    a matrix in a stack, or on another machine, not as alone.
     """
+    return int(now.step) * min(x.shape[-2:])
+
+
+def first_basis(A: Tensor, rank: int) -> Tensor:
+    """Eigenvectors of a factor of at most this rank; Householder's QR completes them."""
     basis = eigenbasis(A).basis
-    full = rank >= basis.shape[-1]
-    return basis if full else torch.linalg.qr(basis[..., :rank], "complete")[0]
+    n = basis.shape[-1]
+    return basis if rank >= n else orthonormal(basis[..., :rank], n)
 
 
 def gram(x: Tensor, side: str, blocks: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from stiefel.linalg.low_rank import gaussian
 from stiefel.piece import MATRIX, Live, Now, Scope, State, zeros
+from stiefel.pieces.numbers import rounded_up
 from stiefel.pieces.unit import over
 
 __all__ = ["PowerStep"]
@@ -44,7 +44,7 @@ class PowerStep:
     def init(self, like: Tensor) -> State:
         """No momentum, and a gaussian start."""
         b, m, n = like.shape
-        rank = math.ceil(self.fraction * min(m, n))
+        rank = rounded_up(self.fraction, min(m, n))
         return {"m": zeros(like), "q": gaussian(n, rank, like).repeat(b, 1, 1)}
 
     def __call__(self, x: Tensor, state: State, now: Now) -> Tensor:

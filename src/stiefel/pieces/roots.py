@@ -29,7 +29,7 @@ from stiefel.piece import (
 from stiefel.pieces.fallback import fresh_faults, kept
 from stiefel.pieces.frame import between
 from stiefel.pieces.grafting import Graft
-from stiefel.pieces.kronecker import Kronecker, first_basis, identity, sides
+from stiefel.pieces.kronecker import Kronecker, first_basis, highest_rank, identity, sides
 from stiefel.pieces.triangle import unpack
 
 __all__ = ["Roots"]
@@ -100,7 +100,7 @@ class Roots:
         """The preconditioned mean."""
         self.factors.learn(x, state, now)
         for some in now.due:
-            self._refresh(rows(state, some), now, rank=min(x.shape[-2:]))
+            self._refresh(rows(state, some), now, highest_rank(x, now))
         beta = now(self.beta)
         mean = lerp_(state["m"], x, 1 - beta) / bias_correction(beta, now.step)
         moved = between(state.get("PL"), mean, state.get("PR"))
@@ -130,5 +130,6 @@ class Roots:
 
     def _basis(self, A: Tensor, Q: Tensor, now: Now, rank: int) -> Tensor:
         """The first eigenvectors, then a step from the last ones."""
-        found = first_basis(A, rank) if now.step == 1 else self.factors.continued(A, Q).basis
-        return found.to(Q.dtype)
+        if now.step == 1:
+            return first_basis(A, rank).to(Q.dtype)
+        return self.factors.continued(A, Q, rank).basis.to(Q.dtype)

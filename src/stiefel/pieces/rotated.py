@@ -12,7 +12,7 @@ from stiefel.linalg.eigenbasis import Refresh
 from stiefel.piece import FAULTS, MATRIX, Live, Now, Scope, State, nested, prefixed, rows
 from stiefel.pieces.fallback import fresh_faults, kept
 from stiefel.pieces.frame import Frame, Turn, Turning
-from stiefel.pieces.kronecker import Kronecker, first_basis, identity, sides
+from stiefel.pieces.kronecker import Kronecker, first_basis, highest_rank, identity, sides
 from stiefel.pieces.triangle import unpack
 
 __all__ = ["Rotated"]
@@ -22,9 +22,9 @@ __all__ = ["Rotated"]
 class Rotated:
     """``X -> QL inner(QL^T X QR) QR^T``, QL and QR the eigenvectors of ``L`` and ``R``.
 
-    The first gradient only makes the bases: nothing moves, and the inner piece counts its steps
-    from the next one. Afterwards the bases take one step of orthogonal iteration whenever the clock
-    is up, after their use; the inner piece's state follows.
+    The first gradient only makes the bases: nothing moves, and the inner piece and those that come
+    after count their steps from the next one. Afterwards the bases take one step of orthogonal
+    iteration whenever the clock is up, after their use; the inner piece's state follows.
 
     Args:
         inner: works in the bases.
@@ -53,17 +53,19 @@ class Rotated:
         now.held = isinstance(now.step, int) and now.step == 1  # a compiled step is not the first
         moved = x if now.held else self._moved(x, state, now)
         self.factors.learn(x, state, now)
+        rank = highest_rank(x, now) if now.due else 0
         for some in now.due:
             own = rows(state, some)
-            _start(own, *x.shape[-2:]) if now.held else self._refresh(own)
+            _start(own, rank) if now.held else self._refresh(own, rank)
+        now.step = now.step - 1  # what comes after this piece begins with the next gradient, too
         return moved
 
     def _moved(self, x: Tensor, state: State, now: Now) -> Tensor:
         frame, counted = _frame(state), replace(now, step=now.step - 1)
         return frame.back(self.inner(frame.into(x), nested("inner", state), counted))
 
-    def _refresh(self, state: State) -> None:
-        found = {side: self._continued(state, side) for side in sides(state)}
+    def _refresh(self, state: State, rank: int) -> None:
+        found = {side: self._continued(state, side, rank) for side in sides(state)}
         bases = {f"Q{side}": refresh.basis for side, refresh in found.items()}
         order = {side: refresh.order for side, refresh in found.items()}
         turn = Turn(_frame(state), _frame(bases), order.get("L"), order.get("R"))
@@ -71,10 +73,10 @@ class Rotated:
         for name, basis in bases.items():
             state[name].copy_(basis)
 
-    def _continued(self, state: State, side: str) -> Refresh:
+    def _continued(self, state: State, side: str, rank: int) -> Refresh:
         """QR does not fail; a basis that is not finite is not taken, and has the order 0, 1, ..."""
         A, Q = unpack(state[side]), state[f"Q{side}"]
-        found = self.factors.continued(A, Q)
+        found = self.factors.continued(A, Q, rank)
         basis = found.basis.to(Q.dtype)
         return Refresh(kept(lambda _: basis, A, Q, state[FAULTS]), found.order)
 
@@ -83,9 +85,9 @@ def _frame(state: State) -> Frame:
     return Frame(state.get("QL"), state.get("QR"))
 
 
-def _start(state: State, m: int, n: int) -> None:
-    """The bases of the first gradient: its factors have rank min(m, n) at most."""
+def _start(state: State, rank: int) -> None:
+    """The bases of the first gradient."""
     for side in sides(state):
         A, Q = unpack(state[side]), state[f"Q{side}"]
-        first = partial(first_basis, rank=min(m, n))
+        first = partial(first_basis, rank=rank)
         Q.copy_(kept(first, A, Q, state[FAULTS]))

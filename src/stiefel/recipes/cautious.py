@@ -29,7 +29,8 @@ def cautious(
     $$ W \leftarrow W - \eta\, \bigl(U + \lambda\, [U W \ge 0]\, W\bigr). $$
 
     Where the step makes an entry grow the decay does not hold it back, so that a stationary point
-    of the loss stays one.
+    of the loss stays one. Decay and mask see $W$ as it was before the step, also where the base
+    decays afterwards (SOAP, GaLore, Conda).
 
     Args:
         base: the recipe; AdamW if None.
@@ -51,7 +52,7 @@ def cautious(
         if not isinstance(part, DecoupledDecay):
             return part
         found = True
-        return replace(part, cautious=True)
+        return replace(part, cautious=True, after=False)  # as the formula says
 
     apply = mapped(base.apply, change)
     if not found:

@@ -23,7 +23,8 @@ def lookahead(
 ) -> Recipe:
     r"""Lookahead (M. Zhang et al., arXiv 1907.08610) around any recipe.
 
-    The base steps the weight $W$. After every $k$ of its steps
+    The base steps the weight $W$. After every $k$ of its steps (the first gradient of SOAP, which
+    moves nothing, makes none)
 
     $$ S \leftarrow S + \alpha (W - S), \qquad W \leftarrow S, $$
 

@@ -66,7 +66,7 @@ def soap(
     on these short sides, cost 0.016 after 200 steps (three seeds).
 
     Paper and code: the paper has no weight decay and corrects Adam's moments as Adam does. Which
-    basis completes that of the first gradient where it has a null space neither says: here it
+    basis completes that of the gradients so far where they have a null space neither says: here it
     depends on no rounding.
 
     Raises:

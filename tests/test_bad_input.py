@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.test_torch_contract import mixed, same_bits, state_of
 
 W = torch.ones(4, 3, requires_grad=True)
 V = torch.ones(3, requires_grad=True)
+NET = nn.Linear(3, 4, bias=False)
 nan, inf = float("nan"), float("inf")
 
 CONSTRUCTION: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -38,7 +40,29 @@ CONSTRUCTION: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"shape \(3,\), which is no matrix, but recipe 'muon'",
     ),
     (lambda: stiefel.Muon([("bias", V)]), ParameterError, "parameter bias has shape"),
-    (lambda: stiefel.Muon([torch.ones(2, 3, 4)]), ParameterError, "views.*stiefel.views.stack"),
+    (
+        lambda: stiefel.Muon([torch.ones(2, 3, 4)]),
+        ParameterError,
+        r"3 dimensions, \(2, 3, 4\).*views.*stiefel.views.stack or stiefel.views.conv\(\)",
+    ),
+    (lambda: stiefel.AdamW([{"lr": 1e-3}]), ParameterError, r"group 0 has no 'params'.*\['lr'\]"),
+    (lambda: stiefel.Muon([W], maximize="no"), HyperparameterError, "maximize='no'.*True or False"),
+    (lambda: stiefel.Muon([W], compile="yes"), HyperparameterError, "compile='yes'"),
+    (lambda: stiefel.Muon([W], guard=None), HyperparameterError, "guard=None"),
+    (lambda: stiefel.optimizer(NET, stiefel.muon), RecipeError, r"call the function.*muon\(\)"),
+    (lambda: stiefel.optimizer(NET, stiefel.Muon), RecipeError, r"call the function.*muon\(\)"),
+    (lambda: stiefel.optimizer(NET, {}), RecipeError, "names no role"),
+    (lambda: stiefel.optimizer(NET, groups=[]), ParameterError, r"groups=\[\] holds no parameter"),
+    (
+        lambda: stiefel.optimizer(NET, views={"weight": "qkv"}),
+        ViewError,
+        r"'qkv' is no view: give .*stiefel.views, such as views.qkv\(\)",
+    ),
+    (
+        lambda: stiefel.convert_lr(0.1, "original", "none", (4, 3, 3)),  # type: ignore[arg-type]
+        HyperparameterError,
+        r"shape=\(4, 3, 3\) is not that of a matrix",
+    ),
     (lambda: stiefel.Muon([torch.ones(4, 3).long()]), ParameterError, "is torch.int64"),
     (lambda: stiefel.AdamW([W.detach().to(torch.complex64)]), ParameterError, "view_as_real"),
     (lambda: stiefel.Muon([W], lr=-1.0), HyperparameterError, "lr=-1.0 is out of range"),
@@ -158,6 +182,11 @@ CHECKPOINTS: list[tuple[Callable[[], dict[str, Any]], str]] = [
         r"2 param groups \(muon, adamw\), this optimiser 1 \(muon\)",
     ),
     (lambda: {}, "this one nothing: give what opt.state_dict"),
+    (lambda: [], "this one nothing: give what opt.state_dict"),  # type: ignore[arg-type,return-value]
+    (lambda: damaged(lambda s: s["param_groups"][0].pop("params")), "group 0 .* lacks params"),
+    (lambda: damaged(lambda s: s["param_groups"][0].update(lr=nan)), "group 0 .*lr=nan is out"),
+    (lambda: damaged(lambda s: s["param_groups"][0].update(ns_steps=0)), "group 0 .*ns_steps=0"),
+    (lambda: damaged(lambda s: s["state"][1]["step"].fill_(-2)), "step of .* is -2.0"),
     (lambda: damaged(lambda s: s["param_groups"][0].pop("nesterov")), "group 0 .* lacks nesterov"),
     (lambda: damaged(lambda s: s["state"].pop(1)), "the checkpoint has nothing"),
     (lambda: damaged(lambda s: s["state"][0].pop("momentum.m")), r"has \['step'\]"),
@@ -181,12 +210,19 @@ def test_reordered_parameters_are_noticed() -> None:
     state = stiefel.Muon([("a", a), ("b", b)]).state_dict()
     with pytest.raises(CheckpointError, match="same parameters in another order"):
         stiefel.Muon([("b", b), ("a", a)]).load_state_dict(state)
-    stiefel.Muon([("module.a", a), ("module.b", b)]).load_state_dict(state)  # wrapped: fine
+    wrapped = stiefel.Muon([("module.a", a), ("module.b", b)])
+    wrapped.load_state_dict(state)  # fine, and the names are those of the model that is trained
+    assert wrapped.param_groups[0]["param_names"] == ["module.a", "module.b"]
 
 
 @pytest.mark.parametrize(
     ("recipe", "name", "value"),
-    [("soap", "refresh_every", 0), ("soap", "refresh_every", 2.5), ("adamw", "betas", (1.0, 0.9))],
+    [
+        ("soap", "refresh_every", 0),
+        ("soap", "refresh_every", 2.5),
+        ("adamw", "betas", (1.0, 0.9)),
+        *(("sgd", "lr", value) for value in (nan, inf, -1e-3, True, "1e-3", None)),
+    ],
 )
 def test_a_number_written_later_is_checked_before_anything_moves(
     recipe: str, name: str, value: object
@@ -201,3 +237,31 @@ def test_a_number_written_later_is_checked_before_anything_moves(
     with pytest.raises(HyperparameterError, match=name):
         run(optimizer, params, gradients(params, 1))
     assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def test_a_number_taken_away_is_missed_by_name() -> None:
+    optimizer = stiefel.AdamW([W])
+    W.grad = torch.ones_like(W)
+    del optimizer.param_groups[0]["weight_decay"]
+    with pytest.raises(HyperparameterError, match="weight_decay is missing"):
+        optimizer.step()
+
+
+def test_a_schedule_may_end_a_hair_below_zero() -> None:
+    """By its own rounding: that is no step, and no reason to stop a run at its end."""
+    (p,) = parameters((4, 3))
+    optimizer, (before,) = stiefel.SGD([p], lr=0.1), copies([p])
+    optimizer.param_groups[0]["lr"] = -1e-19
+    run(optimizer, [p], gradients([p]))
+    assert torch.equal(p, before)
+
+
+def test_frozen_parameters_are_spoken_of() -> None:
+    """Their state is all of a large model's where somebody trains a small adapter."""
+    frozen = nn.Parameter(torch.ones(5, 3), requires_grad=False)
+    with pytest.warns(UserWarning, match="1 of 2 parameters of a group, with 15 entries, are froz"):
+        stiefel.AdamW([W, frozen])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stiefel.AdamW([W])
+        stiefel.optimizer(nn.Sequential(NET, nn.Linear(4, 3).requires_grad_(False)), "adamw")

@@ -56,7 +56,7 @@ def test_unknown_rules_are_named() -> None:
         stiefel.muon(scale="orig")
     with pytest.raises(RecipeError, match="'orig'"):
         stiefel.convert_lr(0.1, "orig", "none", SHAPE)
-    with pytest.raises(HyperparameterError, match="no entries"):
+    with pytest.raises(HyperparameterError, match="not that of a matrix"):
         stiefel.convert_lr(0.1, "original", "none", (0, 3))
 
 

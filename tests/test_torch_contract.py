@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -393,6 +394,25 @@ def test_state_dict_is_plain(make: Make) -> None:
     torch.save(saved, buffer)
     buffer.seek(0)
     assert torch.load(buffer, weights_only=True)["param_groups"] == saved["param_groups"]
+
+
+@makes
+def test_numpys_numbers_are_saved_as_pythons(make: Make) -> None:
+    """As np.logspace and NumPy's schedules leave them; others do not load under weights_only."""
+    params = parameters(*SHAPES)
+    optimizer = make(params, lr=np.float64(1e-3))
+    for group in optimizer.param_groups:
+        group["weight_decay"] = np.float32(0.5)
+        if "betas" in group:
+            group["betas"] = (np.float64(0.5), 0.9)
+    run(optimizer, params, gradients(params))
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=True)["param_groups"]
+    assert {type(group["weight_decay"]) for group in loaded} == {float}
+    assert {group["lr"] for group in loaded} == {1e-3}
+    assert stiefel.muon(ns_steps=np.int64(4)).live["ns_steps"].default == 4
 
 
 @makes

@@ -96,7 +96,7 @@ class Lion(RecipeOptimizer):
 
 
 class Adafactor(RecipeOptimizer):
-    """`stiefel.adafactor` for tensors of any shape."""
+    """`stiefel.adafactor` for vectors, matrices and convolution kernels; stacks need a view."""
 
     recipe = staticmethod(recipes.adafactor)
 

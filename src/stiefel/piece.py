@@ -52,6 +52,7 @@ __all__ = [
     "Refreshed",
     "Scope",
     "State",
+    "as_python",
     "bias_correction",
     "lerp",
     "lerp_",
@@ -108,6 +109,14 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+def as_python(value: Any) -> Any:
+    """NumPy's numbers as Python's, which alone `torch.load` lets in; anything else as it is."""
+    if type(value) in (tuple, list):
+        return type(value)(map(as_python, value))
+    foreign = isinstance(value, numbers.Number) and hasattr(value, "item")
+    return value.item() if foreign else value
+
+
 @dataclass(frozen=True)
 class Live:
     """A hyper-parameter by name: its default, its range, and its key in `param_groups`."""
@@ -117,6 +126,7 @@ class Live:
     rule: str = "nonnegative"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "default", as_python(self.default))
         self.check(self.default)
 
     def check(self, value: Any) -> None:
@@ -125,6 +135,24 @@ class Live:
         plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not holds(plain):
             raise HyperparameterError(f"{self.name}={value!r} is out of range: give {stated}")
+
+    def present(self, group: Mapping[str, Any]) -> Any:
+        """Its value in a param group, checked; a whole number as a float where it is no count.
+
+        A compiled step takes floats as inputs, and is compiled for whole numbers. Tensors are not
+        looked at: that would wait for the device.
+
+        Raises:
+            HyperparameterError: it is out of its range, or somebody took it away.
+        """
+        if self.name not in group:
+            raise HyperparameterError(f"{self.name} is missing in a param group: put it back")
+        value = group[self.name]
+        if isinstance(value, Tensor):
+            return value
+        self.check(value)
+        counts = isinstance(value, int) and self.rule not in ("count", "flag")
+        return float(value) if counts else as_python(value)
 
     def __repr__(self) -> str:
         """Only the name: a scheduler must not change a recipe's fingerprint."""

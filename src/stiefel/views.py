@@ -156,6 +156,8 @@ ViewRule: TypeAlias = Callable[[Shape], View]
 
 def fitted(view: View | ViewRule, shape: Shape) -> View:
     """The view itself, or what the rule makes of ``shape``; refused unless it is for that shape."""
+    if not isinstance(view, View) and not callable(view):
+        raise ViewError(f"{view!r} is no view: give one of stiefel.views, such as views.qkv()")
     made = view if isinstance(view, View) else view(shape)
     if made.shape != tuple(shape):
         raise ViewError(made.misfit(shape))

@@ -202,6 +202,48 @@ def test_names_in_layers_and_longer_names_are_no_heads() -> None:
     assert {entry.role for entry in made.values()} == {Role.HIDDEN}
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.LayerNorm((4, 8)),
+        nn.LayerNorm((4, 8, 8)),
+        nn.RMSNorm((4, 8)),
+        nn.LayerNorm(8),
+        nn.GroupNorm(2, 8),
+        nn.BatchNorm2d(8),
+    ],
+)
+def test_affine_parts_of_norms_are_no_matrices(norm: nn.Module) -> None:
+    """Whatever their shape, and beside whatever has as many rows."""
+    made = plan(module(norm=norm, w=torch.zeros(4, 8, 16), fc=linear(8, 8)))
+    for entry in (made[name] for name in made if name.startswith("norm.")):
+        assert entry.role == Role.VECTOR and entry.view is None
+        assert entry.recipe.live["weight_decay"].default == 0
+
+
+@pytest.mark.parametrize("hold", [nn.ModuleList, lambda found: nn.Sequential(*found)])
+def test_work_grows_with_the_model_and_not_with_its_square(
+    hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Visits of modules, for twice as many siblings: 800 took half a minute once."""
+    visits = 0
+    members = nn.Module.named_modules
+
+    def counted(self: nn.Module, *args: Any, **options: Any) -> Any:
+        nonlocal visits
+        for found in members(self, *args, **options):
+            visits += 1
+            yield found
+
+    monkeypatch.setattr(nn.Module, "named_modules", counted)
+    counts = []
+    for size in (40, 80):
+        visits = 0
+        plan(hold([nn.Linear(8, 8) for _ in range(size)]))
+        counts.append(visits)
+    assert counts[1] < 2.5 * counts[0]
+
+
 # -- experts and routers ---------------------------------------------------------------------------
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch.optim.optimizer import ParamsT
 
 from stiefel.engine.transport import refuse_flattened
 from stiefel.errors import GradientError, ParameterError, RecipeError, ViewError
-from stiefel.piece import ENTRY
+from stiefel.piece import ENTRY, Live, as_python
 from stiefel.recipe import LR, Recipe
 from stiefel.views import View, ViewRule, conv, entries, fitted, matrix
 
 __all__ = [
+    "check_flags",
     "check_gradient",
     "checked_view",
     "complete",
@@ -26,6 +28,7 @@ __all__ = [
     "present_numbers",
     "read_once",
     "tensors_of",
+    "warn_of_frozen",
 ]
 
 Group = dict[str, Any]
@@ -40,6 +43,12 @@ def listed(params: ParamsT) -> ParamsT:
     found = list(params)
     if not found:
         raise ParameterError("the parameter list is empty: give at least one parameter or group")
+    for index, item in enumerate(found):
+        if isinstance(item, dict) and "params" not in item:
+            raise ParameterError(
+                f"param group {index} has no 'params', only {sorted(item) or 'nothing'}: say which "
+                "parameters it is about"
+            )
     return [read_once(item) for item in found]
 
 
@@ -76,11 +85,32 @@ def complete(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:
     rate = group.setdefault("lr", lr if recipe.lr is None else recipe.lr)
     LR.check(rate)
     # Schedulers write into a tensor lr: no two groups may share one.
-    group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+    group["lr"] = rate.clone() if isinstance(rate, Tensor) else as_python(rate)
     for name, live in recipe.live.items():
-        live.check(group.setdefault(name, live.default))
+        group[name] = as_python(group.get(name, live.default))
+        live.check(group[name])
     group["recipe"] = recipe.fingerprint
     group["skipped_steps"] = skipped
+
+
+def check_flags(**flags: object) -> None:
+    """Raise `HyperparameterError` unless every one is True or False."""
+    for name, value in flags.items():
+        Live(name, value, "flag")
+
+
+def warn_of_frozen(params: Sequence[Tensor]) -> None:
+    """Say so where parameters that nobody trains get state, which torch's optimisers give later."""
+    frozen = [p for p in params if not p.requires_grad]
+    if frozen:
+        entries = sum(p.numel() for p in frozen)
+        warnings.warn(
+            f"{len(frozen)} of {len(params)} parameters of a group, with {entries:,} entries, are "
+            "frozen and get optimiser state all the same: leave out those without requires_grad, "
+            "as stiefel.optimizer(model) does",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def listed_views(views: Any, count: int) -> list[Any]:
@@ -126,8 +156,9 @@ def _default_view(name: str, p: Tensor, recipe: Recipe) -> View:
             "sort the parameters"
         )
     raise ParameterError(
-        f"parameter {name} has shape {tuple(p.shape)}, which may be a stack of matrices or a "
-        "convolution: say which with a group {'params': [p], 'views': [stiefel.views.stack]}"
+        f"parameter {name} has {p.ndim} dimensions, {tuple(p.shape)}: it may be a stack of "
+        "matrices or a convolution; say which with a group {'params': [p], 'views': [view]}, where "
+        "view is stiefel.views.stack or stiefel.views.conv()"
     )
 
 
@@ -172,12 +203,11 @@ def present_numbers(group: Group, recipe: Recipe) -> dict[str, Any]:
     ``momentum`` is not for that recipe.
 
     Raises:
-        HyperparameterError: somebody wrote a number that is out of its range. Tensors are not
-            looked at, that would wait for the device.
+        HyperparameterError: see `stiefel.piece.Live.present`.
     """
     if "betas" in recipe.live and "momentum" in group and "max_momentum" in group:
         group["betas"] = (group.pop("momentum"), *group["betas"][1:])
-    for name, live in recipe.live.items():
-        if not isinstance(group[name], Tensor):
-            live.check(group[name])
-    return {name: group[name] for name in ("lr", *recipe.live)}
+    rate = group.get("lr")
+    hair = isinstance(rate, float) and -1e-12 < rate < 0  # where the rounding of a schedule ends
+    seen = {**group, "lr": 0.0} if hair else group
+    return {name: live.present(seen) for name, live in (("lr", LR), *recipe.live.items())}

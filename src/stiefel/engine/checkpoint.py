@@ -6,7 +6,7 @@ rounds the float32 momentum of a bf16 parameter. Here every tensor keeps the dty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from stiefel.engine.distributed.state import exported, load_share
 from stiefel.engine.transport import like, part_of
-from stiefel.errors import CheckpointError
+from stiefel.errors import CheckpointError, HyperparameterError
+from stiefel.piece import Live, as_python
 
 if TYPE_CHECKING:
     from stiefel.engine.distributed.sharing import Sharing
@@ -28,10 +29,12 @@ Checked = tuple[Mapping[str, Any], Mapping[str, Tensor]]  # what was saved, what
 
 
 def dump(optimizer: Optimizer, torch_dump: Callable[[], StateDict]) -> StateDict:
-    """What torch saves, and the state of shared matrices, which lies with their owners.
+    """What torch saves, in Python's numbers, and the state of shared matrices, from their owners.
 
     It goes in as the first post-hook, so that the user's own hooks see the dict complete.
     """
+    for group in optimizer.param_groups:  # schedules may have put NumPy's in
+        group.update({name: as_python(value) for name, value in group.items()})
     shares = optimizer._sharing.shares
     if not shares:
         return torch_dump()
@@ -67,7 +70,7 @@ def load(
         def check(_: Any, given: StateDict) -> StateDict:
             checked.update(_checked_state(optimizer, given))
             agree()
-            return {**given, "state": {}}
+            return {"state": {}, "param_groups": _with_our_names(optimizer, given)}
 
         def fill(_: Any) -> None:
             for parameter, entry in checked.items():
@@ -102,11 +105,23 @@ def _agreed(sharing: Sharing, call: str) -> Iterator[Callable[[], None]]:
         raise
 
 
+def _with_our_names(optimizer: Optimizer, given: StateDict) -> list[dict[str, Any]]:
+    """The saved groups. Parameters keep the names of this model, which may be wrapped otherwise."""
+    both = zip(optimizer.param_groups, given["param_groups"], strict=True)
+    names = ("param_names",)
+    return [
+        {key: value for key, value in saved.items() if key not in names}
+        | {key: group[key] for key in names if key in group}
+        for group, saved in both
+    ]
+
+
 def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Tensor, Checked]:
     """Every parameter's state in ``given``, or a `CheckpointError`."""
-    if not {"state", "param_groups"} <= given.keys():
+    found = given.keys() if isinstance(given, Mapping) else ()
+    if not {"state", "param_groups"} <= set(found):
         raise CheckpointError(
-            f"a state dict has 'state' and 'param_groups', this one {sorted(given) or 'nothing'}: "
+            f"a state dict has 'state' and 'param_groups', this one {sorted(found) or 'nothing'}: "
             "give what opt.state_dict() returned"
         )
     groups, saved_groups = optimizer.param_groups, given["param_groups"]
@@ -119,6 +134,7 @@ def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Tensor, Check
     state: dict[Tensor, Checked] = {}
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         _check_group(index, group, saved, optimizer.keys_of(group))
+        _check_numbers(index, saved, optimizer.rules_of(group))
         for parameter, key in zip(group["params"], saved["params"], strict=True):
             name, blank = optimizer.name_of(parameter), optimizer.blank_state(parameter, group)
             entry = given["state"].get(key, {})
@@ -146,7 +162,7 @@ def _check_group(
             f"param group {index} of the checkpoint was saved under {saved['recipe']}, this "
             f"optimiser has {group['recipe']}: build it with the recipe that was saved"
         )
-    missing = [key for key in needed if key not in saved]
+    missing = [key for key in ("params", *needed) if key not in saved]
     if missing:
         raise CheckpointError(
             f"param group {index} of the checkpoint lacks {', '.join(missing)}: it was saved by "
@@ -165,12 +181,22 @@ def _check_group(
         )
 
 
+def _check_numbers(index: int, saved: Mapping[str, Any], rules: Iterable[Live]) -> None:
+    for live in rules:
+        try:
+            live.check(saved[live.name])
+        except HyperparameterError as error:
+            raise CheckpointError(f"param group {index} of the checkpoint: {error}") from error
+
+
 def _check_entry(name: str, blank: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
     if blank.keys() != entry.keys():
         raise CheckpointError(
             f"state of parameter {name}: the checkpoint has {sorted(entry) or 'nothing'}, this "
             f"optimiser needs {sorted(blank)}; it belongs to another model, recipe or view"
         )
+    if (steps := float(entry["step"])) < 0:
+        raise CheckpointError(f"state step of parameter {name} is {steps}: the file is damaged")
     for key, value in blank.items():
         saved = torch.as_tensor(entry[key])
         if saved.shape != value.shape:

@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from stiefel.engine import checkpoint
 from stiefel.engine.admission import (
+    check_flags,
     check_gradient,
     checked_view,
     complete,
@@ -22,6 +23,7 @@ from stiefel.engine.admission import (
     present_numbers,
     read_once,
     tensors_of,
+    warn_of_frozen,
 )
 from stiefel.engine.bucket import (
     Bucket,
@@ -42,6 +44,7 @@ from stiefel.engine.guard import inspect, permitted
 from stiefel.engine.settling import follow, fresh_state, settle
 from stiefel.engine.transport import ProcessGroup, lies
 from stiefel.errors import ParameterError
+from stiefel.piece import Live
 from stiefel.recipe import LR, Recipe
 from stiefel.views import View
 
@@ -101,6 +104,7 @@ class Optimizer(torch.optim.Optimizer):
         process_group: ProcessGroup | None = None,
         wire: torch.dtype | None = None,
     ) -> None:
+        check_flags(maximize=maximize, guard=guard, compile=compile, stagger=stagger)
         self._recipe = recipe
         self._recipes: dict[str, Recipe] = {}
         self._views: dict[Tensor, View | None] = {}
@@ -154,6 +158,7 @@ class Optimizer(torch.optim.Optimizer):
             p: checked_view(name, p, view, recipe)
             for name, p, view in zip(names, params, listed_views(views, len(params)), strict=True)
         }
+        warn_of_frozen(params)
         self._views.update(chosen)
         self._recipes[group["recipe"]] = recipe
         self._sharing.admit(dict(zip(params, names, strict=True)), self._views, recipe)
@@ -206,6 +211,10 @@ class Optimizer(torch.optim.Optimizer):
     def keys_of(self, group: Group) -> list[str]:
         """What a group must hold for a step."""
         return ["lr", "maximize", "skipped_steps", *self._recipes[group["recipe"]].live]
+
+    def rules_of(self, group: Group) -> list[Live]:
+        """The numbers of a group, with what they may be."""
+        return [LR, *self._recipes[group["recipe"]].live.values()]
 
     def blank_state(self, parameter: Tensor, group: Group) -> dict[str, Tensor]:
         """Names, shapes and dtypes of a parameter's whole state, as tensors without memory."""

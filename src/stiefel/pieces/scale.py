@@ -62,9 +62,12 @@ def convert_lr(lr: float, source: str, target: str, shape: tuple[int, int]) -> f
 
     Raises:
         RecipeError: unknown rule.
-        HyperparameterError: a shape without entries.
+        HyperparameterError: not the shape of a matrix, or one without entries.
     """
+    if len(shape) != 2 or min(shape) < 1:
+        raise HyperparameterError(
+            f"shape={shape} is not that of a matrix: give (m, n) with m, n >= 1, of a tensor with "
+            "more dimensions those of the matrices in its view"
+        )
     m, n = shape
-    if m < 1 or n < 1:
-        raise HyperparameterError(f"shape={shape} has no entries: give (m, n) with m, n >= 1")
     return lr * ShapeScale(source)(m, n) / ShapeScale(target)(m, n)

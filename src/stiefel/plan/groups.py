@@ -36,6 +36,10 @@ def sections(
     """
     if groups is None:
         return (Section({}, frozenset(map(id, names))),)
+    if not groups:
+        raise ParameterError(
+            "groups=[] holds no parameter: give groups, or None for the whole model"
+        )
     found = tuple(_section(index, group, names) for index, group in enumerate(groups))
     _refuse_twice(found, names)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+from stiefel.errors import RecipeError
 from stiefel.piece import ENTRY
 from stiefel.recipe import Recipe
 from stiefel.recipes import REGISTRY, adamw, find, named
@@ -47,6 +48,8 @@ def primary_recipe(by_role: Mapping[Role, Recipe]) -> Recipe:
 
 
 def _by_mapping(choice: Mapping[str, str | Recipe]) -> dict[Role, Recipe]:
+    if not choice:
+        raise RecipeError("recipe={} names no role: give for example {'hidden': stiefel.muon()}")
     given = {as_role(role): find(recipe) for role, recipe in choice.items()}
     hidden = given.get(Role.HIDDEN)
     return _auxiliary() | (dict.fromkeys(MATRIX_ROLES, hidden) if hidden else {}) | given

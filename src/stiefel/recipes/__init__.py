@@ -111,6 +111,8 @@ def find(recipe: str | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if callable(recipe):
+        raise RecipeError(f"recipe={recipe!r} makes one: call the function, as in stiefel.muon()")
     check_choice("recipe", recipe, REGISTRY, RecipeError)
     return REGISTRY[recipe]()
 

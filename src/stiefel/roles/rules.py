@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from torch import nn
 
 from stiefel.roles.role import Role
-from stiefel.roles.survey import Conv, Known, matrices, numbers
+from stiefel.roles.survey import Conv, Known, numbers
 
 __all__ = ["Finding", "find_roles"]
 
@@ -49,7 +49,7 @@ def find_roles(everything: Sequence[Known]) -> dict[str, Finding]:
 def _ask(rules: Iterable[Rule], known: Known) -> Finding:
     answers = (rule(known) for rule in rules)
     role, reason = next(filter(None, answers), (Role.UNKNOWN, "not recognised"))
-    from_names = known.survey.names_only and "by name only" not in reason
+    from_names = known.survey.names_only and not reason.endswith("only")
     return role, f"{reason}, by name only" if from_names else reason
 
 
@@ -66,6 +66,11 @@ def vector(known: Known) -> Finding | None:
     if known.extent > 1:
         return None
     return Role.VECTOR, "1-D" if len(known.shape) == 1 else "one dimension longer than 1"
+
+
+def gain(known: Known) -> Finding | None:
+    """Gain or bias of a normalisation; `nn.LayerNorm` over several dimensions has matrices."""
+    return (Role.VECTOR, f"{known.local} of a {known.kind}") if known.is_gain else None
 
 
 def bias_stack(known: Known) -> Finding | None:
@@ -87,10 +92,10 @@ def lora_name(known: Known) -> Finding | None:
 def low_rank_pair(known: Known) -> Finding | None:
     """`[r, n]` and `[m, r]` without biases, and nothing else, beside a linear map `[m, n]`."""
     block = known.block
-    if block is None or _is_chain(block):
+    if block is None or len(block.matrices) != 3 or _is_chain(block.module):
         return None
-    *factors, whole = sorted(matrices(block), key=lambda p: p.numel())
-    if known.parameter is whole or _biased(block, whole):
+    *factors, whole = sorted(block.matrices, key=lambda p: p.numel())
+    if known.parameter is whole or _biased(block.module, whole):
         return None
     rank = min(known.shape)
     if not _is_pair(rank, [tuple(p.shape) for p in factors], tuple(whole.shape)):
@@ -111,7 +116,7 @@ def _biased(block: nn.Module, whole: nn.Parameter) -> bool:
 
 def _is_pair(rank: int, factors: list[Shape], whole: Shape) -> bool:
     """Whether these are the two factors of an update of ``whole``, in either orientation."""
-    if len(factors) != 2 or len(whole) != 2:
+    if len(whole) != 2:
         return False
     m, n = whole
     wanted = ({(rank, n), (m, rank)}, {(rank, m), (n, rank)})
@@ -229,19 +234,14 @@ def router(known: Known) -> Finding | None:
     """`[e, n]` beside a stack of e experts that takes n inputs."""
     if known.block is None or not _may_route(known):
         return None
-    for module in (known.block, *known.block.children()):
-        stacks = [] if isinstance(module, (Conv, nn.Bilinear)) else _own_stacks(module)
-        if any(p.shape[0] == known.shape[0] and known.shape[1] in p.shape[1:] for p in stacks):
-            return Role.ROUTER, f"one row per expert ({known.shape[0]})"
+    experts, inputs = known.shape
+    if any(stack[0] == experts and inputs in stack[1:] for stack in known.block.stacks):
+        return Role.ROUTER, f"one row per expert ({experts})"
     return None
 
 
 def _may_route(known: Known) -> bool:
     return known.parameter.ndim == 2 and (known.is_linear or known.is_bare)
-
-
-def _own_stacks(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters(recurse=False) if p.ndim == 3]
 
 
 def convolution(known: Known) -> Finding | None:
@@ -274,7 +274,7 @@ def torch_module(known: Known) -> Finding | None:
 def expert_stack(known: Known) -> Finding | None:
     """A bare tensor `[e, m, n]`."""
     if known.is_bare and known.parameter.ndim == 3 and min(known.shape) > 1:
-        return Role.EXPERT, f"stack of {known.shape[0]} matrices"
+        return Role.EXPERT, f"stack of {known.shape[0]} matrices, by shape only"
     return None
 
 
@@ -302,11 +302,8 @@ def row_per_module(known: Known) -> Finding | None:
     """`[e, n]` beside a list of e modules of one class, such as experts kept apart."""
     if known.block is None or not _may_route(known):
         return None
-    for child in known.block.children():
-        kinds = {type(module) for module in child.children()}
-        listed = isinstance(child, (nn.ModuleList, nn.ModuleDict)) and len(kinds) == 1
-        if listed and sum(1 for _ in child.children()) == known.shape[0]:
-            return Role.ROUTER, f"one row per module of a list ({known.shape[0]})"
+    if known.shape[0] in known.block.lists:
+        return Role.ROUTER, f"one row per module of a list ({known.shape[0]})"
     return None
 
 
@@ -320,6 +317,7 @@ def linear(known: Known) -> Finding | None:
 TABLE_RULES: Final[tuple[Rule, ...]] = (
     scalar,
     vector,
+    gain,
     bias_stack,
     lora_name,
     low_rank_pair,

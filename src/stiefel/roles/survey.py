@@ -8,20 +8,23 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from stiefel.errors import ParameterError
 from stiefel.roles.trace import Trace, trace
 
-__all__ = ["Conv", "Known", "Skeleton", "Survey", "matrices", "numbers", "survey"]
+__all__ = ["Block", "Conv", "Known", "Skeleton", "Survey", "numbers", "survey"]
 
 Conv = _ConvNd  # the base of every convolution of torch, transposed ones included
 TABLES = (nn.Embedding, nn.EmbeddingBag)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
 
 
 class Skeleton(nn.Module):
@@ -29,6 +32,35 @@ class Skeleton(nn.Module):
 
     What is found in it is guessed from names, and every reason says so.
     """
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What a module holds, looked at once: everyone in it asks."""
+
+    module: nn.Module
+
+    @cached_property
+    def matrices(self) -> list[nn.Parameter]:
+        """Parameters under it with two dimensions or more."""
+        return [p for p in self.module.parameters() if p.ndim > 1]
+
+    @cached_property
+    def stacks(self) -> set[tuple[int, ...]]:
+        """Shapes of the 3-D tensors of the module and its children, but for kernels."""
+        near = (self.module, *self.module.children())
+        plain = (module for module in near if not isinstance(module, (Conv, nn.Bilinear)))
+        own = (p for module in plain for p in module.parameters(recurse=False))
+        return {tuple(p.shape) for p in own if p.ndim == 3}
+
+    @cached_property
+    def lists(self) -> set[int]:
+        """Lengths of its lists of modules of one class."""
+        listed = (
+            c for c in self.module.children() if isinstance(c, (nn.ModuleList, nn.ModuleDict))
+        )
+        members = (list(child.children()) for child in listed)
+        return {len(found) for found in members if len({type(module) for module in found}) == 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +73,7 @@ class Survey:
         stem: the convolution that comes before any other matrix, if there is one.
         trace: what the example told; None without one.
         names_only: the model is a `Skeleton`.
+        blocks: those that somebody asked for, by the identity of their modules.
     """
 
     inputs: frozenset[int]
@@ -48,6 +81,11 @@ class Survey:
     stem: int | None
     trace: Trace | None
     names_only: bool
+    blocks: dict[int, Block] = field(default_factory=dict)
+
+    def block(self, module: nn.Module) -> Block:
+        """The module as a block."""
+        return self.blocks.setdefault(id(module), Block(module))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +171,15 @@ class Known:
         return "Linear" if isinstance(self.owner, nn.Linear) else name
 
     @property
-    def block(self) -> nn.Module | None:
+    def is_gain(self) -> bool:
+        """Of one of torch's normalisations, whatever its shape."""
+        return isinstance(self.owner, NORMS)
+
+    @property
+    def block(self) -> Block | None:
         """The smallest module around the parameter that holds another matrix too."""
-        return next((module for module in self.ancestors if len(matrices(module)) > 1), None)
+        around = map(self.survey.block, self.ancestors)
+        return next((block for block in around if len(block.matrices) > 1), None)
 
     def config(self, *names: str) -> set[int]:
         """Values of ``names`` in the nearest config that has one of them."""
@@ -148,11 +192,6 @@ def numbers(source: Any, names: Sequence[str]) -> list[int]:
     mapping = isinstance(source, Mapping)
     values = (source.get(name) if mapping else getattr(source, name, None) for name in names)
     return [value for value in values if type(value) is int]
-
-
-def matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters under ``module`` with two dimensions or more."""
-    return [p for p in module.parameters() if p.ndim > 1]
 
 
 def survey(model: nn.Module, example: Any = None) -> list[Known]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 import stiefel
+from stiefel.engine.admission import present_numbers
 from tests.helpers import assert_close, copies, gradients, parameters, run
 
 SHAPES = ((6, 4), (6, 4), (8, 8))
@@ -413,6 +414,16 @@ def test_numpys_numbers_are_saved_as_pythons(make: Make) -> None:
     assert {type(group["weight_decay"]) for group in loaded} == {float}
     assert {group["lr"] for group in loaded} == {1e-3}
     assert stiefel.muon(ns_steps=np.int64(4)).live["ns_steps"].default == 4
+
+
+def test_whole_numbers_step_as_floats() -> None:
+    """A compiled step takes floats as inputs, and would be compiled for every whole number."""
+    optimizer = stiefel.Muon(parameters((4, 3)), lr=1)
+    (group,), recipe = optimizer.param_groups, stiefel.muon()
+    group["weight_decay"] = 0
+    numbers = present_numbers(group, recipe)
+    assert type(numbers["lr"]) is type(numbers["weight_decay"]) is float
+    assert type(numbers["ns_steps"]) is int and type(numbers["nesterov"]) is bool
 
 
 @makes

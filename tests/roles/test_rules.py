@@ -266,6 +266,7 @@ def test_router_held_with_its_stack() -> None:
     made = plan(module(choose=torch.zeros(4, 16), w=torch.zeros(4, 8, 16)))
     assert [entry.role for entry in made.values()] == [Role.ROUTER, Role.EXPERT]
     assert str(made["w"].view) == "stack 4x8x16"
+    assert made["w"].reason == "stack of 4 matrices, by shape only"
 
 
 def test_other_sizes_are_no_router() -> None:

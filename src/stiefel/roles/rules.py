@@ -37,6 +37,7 @@ INPUT_CHANNELS = 3
 POSITION_NAME = r"(^|_)(pos|posemb|positions?|positional|relative_attention|wpe)(_|$)"
 HEAD_NAME = r"(\w+_)?head|classifier|fc|score|logits|output|unembed|embed_out|proj_out"
 EMBEDDING_NAME = r"embed|wte|tok_emb"
+BY_SHAPE = ", by shape only"
 
 
 def find_roles(everything: Sequence[Known]) -> dict[str, Finding]:
@@ -49,8 +50,8 @@ def find_roles(everything: Sequence[Known]) -> dict[str, Finding]:
 def _ask(rules: Iterable[Rule], known: Known) -> Finding:
     answers = (rule(known) for rule in rules)
     role, reason = next(filter(None, answers), (Role.UNKNOWN, "not recognised"))
-    from_names = known.survey.names_only and not reason.endswith("only")
-    return role, f"{reason}, by name only" if from_names else reason
+    from_names = known.survey.names_only and "by name only" not in reason
+    return role, f"{reason.removesuffix(BY_SHAPE)}, by name only" if from_names else reason
 
 
 # -- shapes that leave no choice -------------------------------------------------------------------
@@ -274,7 +275,7 @@ def torch_module(known: Known) -> Finding | None:
 def expert_stack(known: Known) -> Finding | None:
     """A bare tensor `[e, m, n]`."""
     if known.is_bare and known.parameter.ndim == 3 and min(known.shape) > 1:
-        return Role.EXPERT, f"stack of {known.shape[0]} matrices, by shape only"
+        return Role.EXPERT, f"stack of {known.shape[0]} matrices{BY_SHAPE}"
     return None
 
 

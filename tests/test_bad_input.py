@@ -133,7 +133,7 @@ def test_torch_type_errors_stay() -> None:
 
 def test_refused_group_leaves_no_trace() -> None:
     optimizer = stiefel.Muon([W])
-    for bad in ({"params": [V]}, {"params": [V], "lr": -1.0}, {"params": [W]}):
+    for bad in ({"params": [V]}, {"params": [V], "lr": -1.0}, {"params": [W]}, {"lr": 1.0}):
         with pytest.raises(ValueError):
             optimizer.add_param_group(bad)
         assert len(optimizer.param_groups) == 1 and set(optimizer.state) == {W}

@@ -151,8 +151,8 @@ class Live:
         if isinstance(value, Tensor):
             return value
         self.check(value)
-        counts = isinstance(value, int) and self.rule not in ("count", "flag")
-        return float(value) if counts else as_python(value)
+        stays = self.rule in ("count", "flag") or not isinstance(value, int)
+        return as_python(value) if stays else float(value)
 
     def __repr__(self) -> str:
         """Only the name: a scheduler must not change a recipe's fingerprint."""

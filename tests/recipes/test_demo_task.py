@@ -25,7 +25,9 @@ def test_trains(name: str) -> None:
     run = Run(settings, read_text(None, settings.context + 1))
     losses = [event.training_loss for event in run]
     assert max(losses[20:]) < losses[0] + 0.5  # it never went up and away
-    assert mean(losses[-20:]) < LEARNED and run.optimizer.skipped_steps == 0
-    assert run.curve[-1].loss < run.curve[0].loss  # where it is evaluated: an average lags behind
+    # An average over a thousand steps lags behind the weights that learn.
+    reached = mean(losses[-20:]) if name == "averaged" else run.curve[-1].loss
+    assert reached < LEARNED and run.optimizer.skipped_steps == 0
+    assert run.curve[-1].loss < run.curve[0].loss
     assert run.optimizer.faults() == {}
     assert all(torch.isfinite(p).all() for p in run.model.parameters())

@@ -36,7 +36,7 @@ def test_a_role_has_recipes_to_choose_from_and_a_model_routings_too() -> None:
     with pytest.raises(RecipeError, match="recipe='moun'") as told:
         stiefel.plan(model, "moun")
     assert choices(told) == [*REGISTRY, *ROUTINGS]
-    for wrong in ("moun", *ROUTINGS):
+    for wrong in ("moun", *ROUTINGS, muon):
         with pytest.raises(RecipeError, match="recipe=.* is unknown") as told:
-            stiefel.plan(model, {"hidden": wrong})
+            stiefel.plan(model, {"hidden": wrong})  # type: ignore[dict-item]
         assert choices(told) == [*REGISTRY]

@@ -19,6 +19,7 @@ from stiefel.views import View, ViewRule, conv, entries, fitted, matrix
 __all__ = [
     "check_flags",
     "check_gradient",
+    "check_group",
     "checked_view",
     "complete",
     "listed",
@@ -43,12 +44,6 @@ def listed(params: ParamsT) -> ParamsT:
     found = list(params)
     if not found:
         raise ParameterError("the parameter list is empty: give at least one parameter or group")
-    for index, item in enumerate(found):
-        if isinstance(item, dict) and "params" not in item:
-            raise ParameterError(
-                f"param group {index} has no 'params', only {sorted(item) or 'nothing'}: say which "
-                "parameters it is about"
-            )
     return [read_once(item) for item in found]
 
 
@@ -91,6 +86,15 @@ def complete(group: Group, recipe: Recipe, lr: Any, skipped: int) -> None:
         live.check(group[name])
     group["recipe"] = recipe.fingerprint
     group["skipped_steps"] = skipped
+
+
+def check_group(index: int, group: Group) -> None:
+    """Raise `ParameterError` if a new group does not say what it is about."""
+    if "params" not in group:
+        raise ParameterError(
+            f"param group {index} has no 'params', only {sorted(group) or 'nothing'}: say which "
+            "parameters it is about"
+        )
 
 
 def check_flags(**flags: object) -> None:

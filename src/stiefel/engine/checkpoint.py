@@ -34,7 +34,8 @@ def dump(optimizer: Optimizer, torch_dump: Callable[[], StateDict]) -> StateDict
     It goes in as the first post-hook, so that the user's own hooks see the dict complete.
     """
     for group in optimizer.param_groups:  # schedules may have put NumPy's in
-        group.update({name: as_python(value) for name, value in group.items()})
+        for name in group.keys() - {"params"}:
+            group[name] = as_python(group[name])
     shares = optimizer._sharing.shares
     if not shares:
         return torch_dump()
@@ -70,7 +71,7 @@ def load(
         def check(_: Any, given: StateDict) -> StateDict:
             checked.update(_checked_state(optimizer, given))
             agree()
-            return {"state": {}, "param_groups": _with_our_names(optimizer, given)}
+            return {**given, "state": {}, "param_groups": _with_our_names(optimizer, given)}
 
         def fill(_: Any) -> None:
             for parameter, entry in checked.items():
@@ -107,13 +108,12 @@ def _agreed(sharing: Sharing, call: str) -> Iterator[Callable[[], None]]:
 
 def _with_our_names(optimizer: Optimizer, given: StateDict) -> list[dict[str, Any]]:
     """The saved groups. Parameters keep the names of this model, which may be wrapped otherwise."""
-    both = zip(optimizer.param_groups, given["param_groups"], strict=True)
-    names = ("param_names",)
-    return [
-        {key: value for key, value in saved.items() if key not in names}
-        | {key: group[key] for key in names if key in group}
-        for group, saved in both
-    ]
+    renamed = [dict(saved) for saved in given["param_groups"]]
+    for group, saved in zip(optimizer.param_groups, renamed, strict=True):
+        saved.pop("param_names", None)
+        if "param_names" in group:
+            saved["param_names"] = group["param_names"]
+    return renamed
 
 
 def _checked_state(optimizer: Optimizer, given: StateDict) -> dict[Tensor, Checked]:
@@ -195,8 +195,6 @@ def _check_entry(name: str, blank: Mapping[str, Tensor], entry: Mapping[str, Any
             f"state of parameter {name}: the checkpoint has {sorted(entry) or 'nothing'}, this "
             f"optimiser needs {sorted(blank)}; it belongs to another model, recipe or view"
         )
-    if (steps := float(entry["step"])) < 0:
-        raise CheckpointError(f"state step of parameter {name} is {steps}: the file is damaged")
     for key, value in blank.items():
         saved = torch.as_tensor(entry[key])
         if saved.shape != value.shape:
@@ -204,6 +202,8 @@ def _check_entry(name: str, blank: Mapping[str, Tensor], entry: Mapping[str, Any
                 f"state {key} of parameter {name} has shape {tuple(saved.shape)} in the checkpoint "
                 f"and {tuple(value.shape)} here: it belongs to another model or view"
             )
+    if (steps := float(entry["step"])) < 0:
+        raise CheckpointError(f"state step of parameter {name} is {steps}: the file is damaged")
 
 
 def _placed(

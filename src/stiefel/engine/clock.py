@@ -34,18 +34,21 @@ def phases(costs: Sequence[float], every: int) -> list[float]:
 
     Args:
         costs: of a refresh of each matrix.
-        every: the usual period. Another one meanwhile spreads them nearly as well.
+        every: the usual period; another one meanwhile spreads them nearly as well.
     """
     steps = min(every, len(costs))
     loads = [(0.0, step) for step in range(steps)]
-    order: dict[int, list[int]] = {step: [] for step in range(steps)}
+    order: list[list[int]] = [[] for _ in range(steps)]
     dearest_first = sorted(range(len(costs)), key=lambda index: -costs[index])
     for cost, equal in itertools.groupby(dearest_first, key=costs.__getitem__):
         indices = list(equal)
         for index, step in zip(indices, sorted(_add(loads, cost) for _ in indices), strict=True):
             order[step].append(index)
-    within = {i: step + share for step in order for i, share in _spread(order[step], costs)}
-    return [within[index] / steps for index in range(len(costs))]
+    found = [0.0] * len(costs)
+    for step, together in enumerate(order):
+        for index, share in _spread(together, costs):
+            found[index] = (step + share) / steps
+    return found
 
 
 def _spread(indices: Sequence[int], costs: Sequence[float]) -> Iterator[tuple[int, float]]:

@@ -14,6 +14,7 @@ from stiefel.engine import checkpoint
 from stiefel.engine.admission import (
     check_flags,
     check_gradient,
+    check_group,
     checked_view,
     complete,
     listed,
@@ -142,6 +143,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _add(self, group: Group) -> None:
         """Complete a new group, and let torch check and keep it."""
+        check_group(len(self.param_groups), group)
         recipe, views = group.pop("recipe", self._recipe), group.pop("views", None)
         complete(group, recipe, self.defaults["lr"], self.skipped_steps)
         keys = set(group)

@@ -53,9 +53,8 @@ class Rotated:
         now.held = isinstance(now.step, int) and now.step == 1  # a compiled step is not the first
         moved = x if now.held else self._moved(x, state, now)
         self.factors.learn(x, state, now)
-        rank = highest_rank(x, now) if now.due else 0
         for some in now.due:
-            own = rows(state, some)
+            own, rank = rows(state, some), highest_rank(x, now)
             _start(own, rank) if now.held else self._refresh(own, rank)
         now.step = now.step - 1  # what comes after this piece begins with the next gradient, too
         return moved

@@ -112,7 +112,10 @@ def find(recipe: str | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if callable(recipe):
-        raise RecipeError(f"recipe={recipe!r} makes one: call the function, as in stiefel.muon()")
+        raise RecipeError(
+            f"recipe={recipe!r} is unknown: call the function, as in stiefel.muon(), or choose one "
+            f"of {', '.join(REGISTRY)}"
+        )
     check_choice("recipe", recipe, REGISTRY, RecipeError)
     return REGISTRY[recipe]()
 

@@ -24,7 +24,7 @@ __all__ = ["Block", "Conv", "Known", "Skeleton", "Survey", "numbers", "survey"]
 
 Conv = _ConvNd  # the base of every convolution of torch, transposed ones included
 TABLES = (nn.Embedding, nn.EmbeddingBag)
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 
 
 class Skeleton(nn.Module):
